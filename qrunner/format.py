@@ -1,0 +1,268 @@
+"""The file of an entry, version 1: its name, its head, its history.
+
+::
+
+    qrunner 1 00000143 000000004096 <sha1>\\n    version, lengths of JSON and message, checksum of both
+    {"nonce":…,"arrival":…,"sender":…,…}\\n      one line of JSON
+    <the message's bytes as they came>
+    <crc32> {"t":…,"what":…}\\n                  the history, appended to for life
+
+Guarantees: a file that was cut, altered or overwritten is told from a whole one; a history line that is not
+whole is skipped wherever it stands. ``qrunner/inject.py`` writes the same format by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha1
+from types import MappingProxyType
+from typing import Any
+from zlib import crc32
+
+from .errors import CorruptEntry
+from .message import Draft, Entry, Envelope, Recipient, still_owed
+
+VERSION = 1
+HEAD_SIZE = 73
+_PROVED = 32
+_HEAD = re.compile(rb"qrunner ([0-9]{1,4}) ([0-9]{8}) ([0-9]{12}) ([0-9a-f]{40})\n\Z")
+_NAME = re.compile(r"([0-9]{20})\+([0-9a-f]{40})(?:\.(.+))?\Z", re.DOTALL)
+_CLAIMANT = re.compile(r"([0-9]+),([0-9a-f]+),([0-9]+),([0-9a-f]+),([^/,]+)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """In whose hand an entry is: process, its nonce, the nth claim of it, the boot and the machine."""
+
+    pid: int
+    nonce: str
+    serial: int
+    boot: str
+    node: str
+
+    def __str__(self) -> str:
+        return f"{self.pid},{self.nonce},{self.serial},{self.boot},{self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A file's name taken apart: when it is due, which entry it is, in whose hand."""
+
+    due_ns: int
+    id: str
+    claimant: Claimant | None = None
+
+    def __str__(self) -> str:
+        return ready_name(self.due_ns, self.id) + (f".{self.claimant}" if self.claimant else "")
+
+
+def ready_name(due_ns: int, id: str) -> str:
+    """The name of an entry that nobody has in hand."""
+    return f"{max(due_ns, 0):020d}+{id}"
+
+
+def parse_name(text: str) -> Name | None:
+    """The name taken apart, or None: a stranger."""
+    found = _NAME.match(text)
+    if not found:
+        return None
+    due, id, suffix = found.groups()
+    if suffix is None:
+        return Name(int(due), id)
+    who = _CLAIMANT.match(suffix)
+    if not who:
+        return None
+    return Name(int(due), id, Claimant(int(who[1]), who[2], int(who[3]), who[4], who[5]))
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The bytes of a file to be, and the id they prove."""
+
+    id: str
+    head: bytes
+    message: bytes
+    tail: bytes = b""
+
+    @property
+    def parts(self) -> tuple[bytes, ...]:
+        """What is written, in order."""
+        return (self.head, self.message, self.tail) if self.tail else (self.head, self.message)
+
+
+def seal(draft: Draft, arrival_ns: int, nonce: str | None = None) -> Sealed:
+    """The file of a new entry; its id is the checksum of what was accepted."""
+    fields = _fields(draft.envelope, draft.meta)
+    fields = {"nonce": nonce or os.urandom(8).hex(), "arrival": draft.arrival_ns or arrival_ns, **fields}
+    if draft.parents:
+        fields["parents"] = list(draft.parents)
+    digest, head = _head(fields, draft.message)
+    return Sealed(digest, head, draft.message)
+
+
+def reseal(entry: Entry, record: Mapping[str, Any], hop: Mapping[str, Any] | None = None) -> Sealed:
+    """The file of an entry whose content a handler changed: same id, same history, and where it is going."""
+    envelope = entry.envelope.only(entry.recipients)
+    fields: dict[str, Any] = {"id": entry.id, "arrival": entry.arrival_ns, **_fields(envelope, entry.meta)}
+    if entry.parents:
+        fields["parents"] = list(entry.parents)
+    if hop:
+        fields["hop"] = dict(hop)
+    _, head = _head(fields, entry.message)
+    lines = b"".join(history_line(line) for line in (*entry.history, record))
+    gap = b"" if entry.message.endswith(b"\n") or not entry.message else b"\n"
+    return Sealed(entry.id, head, entry.message, gap + lines)
+
+
+def _fields(envelope: Envelope, meta: Mapping[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "sender": envelope.sender,
+        "recipients": [_rcpt(r) for r in envelope.recipients],
+    }
+    optional = {"meta": dict(meta), "envid": envelope.envid, "ret": envelope.ret, "body": envelope.body}
+    fields.update((key, value) for key, value in optional.items() if value)
+    if envelope.smtputf8:
+        fields["smtputf8"] = True
+    return fields
+
+
+def _rcpt(recipient: Recipient) -> str | dict[str, str]:
+    if not recipient.notify and not recipient.orcpt:
+        return recipient.address
+    parts = {"to": recipient.address, "notify": recipient.notify, "orcpt": recipient.orcpt}
+    return {key: value for key, value in parts.items() if value or key == "to"}
+
+
+def _head(fields: Mapping[str, Any], message: bytes) -> tuple[str, bytes]:
+    line = _json(fields) + b"\n"
+    proved = b"qrunner %d %08d %012d " % (VERSION, len(line), len(message))
+    digest = sha1(proved + line, usedforsecurity=False)
+    digest.update(message)
+    return digest.hexdigest(), proved + digest.hexdigest().encode() + b"\n" + line
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A whole file: the entry, the pending hop if a content change was on its way, and its digest."""
+
+    entry: Entry
+    hop: Mapping[str, Any] | None
+
+
+def lengths(head: bytes, size: int) -> tuple[int, int, str]:
+    """JSON length, message length and digest of a file whose first bytes are ``head``.
+
+    :param size: of the file in bytes; lengths that do not fit it are a lie.
+    :raises CorruptEntry: it says what is wrong.
+    """
+    if size < HEAD_SIZE:
+        raise CorruptEntry(f"{size} bytes are too few for a header")
+    found = _HEAD.match(head[:HEAD_SIZE])
+    if not found:
+        later = re.match(rb"qrunner ([0-9]+) ", head)
+        if later and int(later[1]) != VERSION:
+            raise CorruptEntry(f"format version {int(later[1])}; this program reads version {VERSION}")
+        raise CorruptEntry("the header line is not ours")
+    if int(found[1]) != VERSION:
+        raise CorruptEntry(f"format version {int(found[1])}; this program reads version {VERSION}")
+    json_len, message_len = int(found[2]), int(found[3])
+    if HEAD_SIZE + json_len + message_len > size:
+        raise CorruptEntry(f"cut short: {size} bytes of {HEAD_SIZE + json_len + message_len}")
+    return json_len, message_len, found[4].decode()
+
+
+def open_file(queue: str, name: Name, data: bytes) -> Opened:
+    """The entry in a file's bytes.
+
+    :raises CorruptEntry: it says what is wrong.
+    """
+    json_len, message_len, digest = lengths(data, len(data))
+    body = HEAD_SIZE + json_len
+    if (
+        sha1(data[:_PROVED] + data[HEAD_SIZE : body + message_len], usedforsecurity=False).hexdigest()
+        != digest
+    ):
+        raise CorruptEntry("the checksum does not fit the content")
+    try:
+        fields = json.loads(data[HEAD_SIZE:body])
+        opened = _opened(queue, name, fields, data[body : body + message_len], data[body + message_len :])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptEntry(f"the envelope can't be read: {error!r}") from None
+    if fields.get("id", digest) != name.id:
+        raise CorruptEntry("the name is not that of the content")
+    return opened
+
+
+def _opened(queue: str, name: Name, fields: Mapping[str, Any], message: bytes, tail: bytes) -> Opened:
+    envelope = Envelope(
+        sender=_text(fields["sender"]),
+        recipients=tuple(_recipient(item) for item in fields["recipients"]),
+        envid=_text(fields.get("envid", "")),
+        ret=_text(fields.get("ret", "")),
+        body=_text(fields.get("body", "")),
+        smtputf8=bool(fields.get("smtputf8", False)),
+    )
+    history = parse_history(tail)
+    entry = Entry(
+        id=name.id,
+        queue=queue,
+        envelope=envelope,
+        message=message,
+        recipients=still_owed(envelope, history),
+        meta=MappingProxyType(dict(fields.get("meta", {}))),
+        arrival_ns=int(fields["arrival"]),
+        due_ns=name.due_ns,
+        history=history,
+        parents=tuple(_text(parent) for parent in fields.get("parents", ())),
+    )
+    return Opened(entry, fields.get("hop"))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _recipient(item: Any) -> Recipient:
+    if isinstance(item, str):
+        return Recipient(item)
+    return Recipient(_text(item["to"]), _text(item.get("notify", "")), _text(item.get("orcpt", "")))
+
+
+def history_line(record: Mapping[str, Any]) -> bytes:
+    """One line of history with its checksum."""
+    line = _json(record)
+    return b"%08x %s\n" % (crc32(line), line)
+
+
+def parse_history(tail: bytes) -> tuple[Mapping[str, Any], ...]:
+    """The whole lines of a history, oldest first. A line twice in a row was repeated by a recovery: it counts once."""
+    lines: list[Mapping[str, Any]] = []
+    last = b""
+    for line in tail.split(b"\n"):
+        record = _record(line)
+        if record is not None and line != last:
+            lines.append(record)
+            last = line
+    return tuple(lines)
+
+
+def _record(line: bytes) -> Mapping[str, Any] | None:
+    if len(line) < 11 or line[8:9] != b" ":
+        return None
+    try:
+        if int(line[:8], 16) != crc32(line[9:]):
+            return None
+        record = json.loads(line[9:])
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None

@@ -1,0 +1,277 @@
+"""The values everything else passes on: the envelope, the entry, and where it goes next.
+
+An *entry* is one message in one queue: the message's bytes, its envelope, metadata and history. Entries are
+immutable; a handler that wants another content makes another entry, and what really differs is found by
+comparing the two.
+
+Not guaranteed: that a message parses. Bytes are kept as they came, and read only when asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from email.message import Message
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+OURS = "qrunner."
+SETTLED = frozenset({"delivered", "failed", "expired"})
+
+_FIELD_NAME = re.compile(r"[!-9;-~]+\Z")
+_BREAKS = re.compile(r"[\r\n\0]")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One RCPT of an envelope, with its delivery status parameters (RFC 3461 sections 4.1 and 4.2)."""
+
+    address: str
+    notify: str = ""
+    orcpt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Sender and recipients as SMTP has them; never guessed from headers. An empty sender is the null sender."""
+
+    sender: str
+    recipients: tuple[Recipient, ...] = ()
+    envid: str = ""
+    ret: str = ""
+    body: str = ""
+    smtputf8: bool = False
+
+    @classmethod
+    def of(cls, sender: str, recipients: Iterable[str]) -> Envelope:
+        """An envelope without parameters; an address named twice is kept once."""
+        return cls(sender, tuple(Recipient(address) for address in dict.fromkeys(recipients)))
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The recipients' addresses, in order."""
+        return tuple(recipient.address for recipient in self.recipients)
+
+    def only(self, addresses: Iterable[str]) -> Envelope:
+        """The same envelope for these addresses; one that it had keeps its parameters."""
+        known = {recipient.address: recipient for recipient in self.recipients}
+        kept = tuple(known.get(address, Recipient(address)) for address in dict.fromkeys(addresses))
+        return dataclasses.replace(self, recipients=kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An entry that is not yet in any queue: it has no id before a switchboard takes it."""
+
+    message: bytes
+    envelope: Envelope
+    meta: Mapping[str, Any] = EMPTY
+    parents: tuple[str, ...] = ()
+    arrival_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One message in one queue.
+
+    ``id`` is its name for life; ``recipients`` are those still owed; times are aware datetimes in UTC.
+    """
+
+    id: str
+    queue: str
+    envelope: Envelope
+    message: bytes = field(repr=False)
+    recipients: tuple[str, ...]
+    meta: Mapping[str, Any]
+    arrival_ns: int
+    due_ns: int
+    history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    parents: tuple[str, ...] = ()
+
+    @property
+    def sender(self) -> str:
+        """The envelope's sender; empty for the null sender."""
+        return self.envelope.sender
+
+    @property
+    def size(self) -> int:
+        """The message's length in bytes."""
+        return len(self.message)
+
+    @property
+    def arrival(self) -> datetime:
+        """When it was accepted."""
+        return datetime.fromtimestamp(self.arrival_ns / 1e9, UTC)
+
+    @property
+    def due(self) -> datetime:
+        """When it is next to be looked at."""
+        return datetime.fromtimestamp(self.due_ns / 1e9, UTC)
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts failed in this queue."""
+        return sum(1 for line in self.history if line.get("what") == "attempt" and self._is_here(line))
+
+    def _is_here(self, line: Mapping[str, Any]) -> bool:
+        return line.get("queue", self.queue) == self.queue
+
+    def parsed(self) -> Message:
+        """The message parsed anew at each call; the ``compat32`` policy reads anything."""
+        from email import message_from_bytes
+
+        return message_from_bytes(self.message)
+
+    def header(self, name: str) -> str | None:
+        """The first header of that name, unfolded and decoded, or None. Never raises."""
+        raw = _first_header(self.message, name)
+        return None if raw is None else _decoded(raw)
+
+    def replace(
+        self,
+        *,
+        message: bytes | None = None,
+        sender: str | None = None,
+        recipients: Iterable[str] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Entry:
+        """The entry with other content.
+
+        :param recipients: replaces those still owed.
+        :param meta: is laid over what there is; a key whose value is None is removed.
+        :raises ValueError: a key begins with ``qrunner.``, or a value is not JSON.
+        :raises TypeError: an argument is of the wrong type.
+        """
+        envelope, owed = self.envelope, self.recipients
+        if message is not None and not isinstance(message, bytes):
+            raise TypeError(f"message must be bytes, not {type(message).__name__}")
+        if sender is not None:
+            if not isinstance(sender, str):
+                raise TypeError(f"sender must be a str, not {type(sender).__name__}")
+            envelope = dataclasses.replace(envelope, sender=sender)
+        if recipients is not None:
+            owed = checked_addresses(recipients)
+            envelope = envelope.only(owed)
+        return dataclasses.replace(
+            self,
+            message=self.message if message is None else message,
+            envelope=envelope,
+            recipients=owed,
+            meta=self.meta if meta is None else laid_over(self.meta, meta),
+        )
+
+    def with_header(self, name: str, value: str) -> Entry:
+        """The entry with one header line on top, in the message's own line ending.
+
+        :raises ValueError: the name is no field name (RFC 5322 section 3.6.8), or the value has CR, LF or NUL.
+        """
+        if not _FIELD_NAME.match(name):
+            raise ValueError(f"{name!r} can't be a header's name")
+        if _BREAKS.search(value):
+            raise ValueError(f"the value of {name} must not have CR, LF or NUL: {value!r}")
+        first = self.message[: self.message.find(b"\n") + 1]
+        ending = b"\r\n" if first.endswith(b"\r\n") else b"\n"
+        line = f"{name}: {value}".encode("utf-8", "surrogateescape") + ending
+        return dataclasses.replace(self, message=line + self.message)
+
+    def forward(self, queue: str, *, delay: float = 0) -> Forward:
+        """The fate of going on to ``queue``, due after ``delay`` seconds."""
+        return Forward(self, queue, delay)
+
+    def same_content(self, other: Entry) -> bool:
+        """Whether message, envelope, owed recipients and metadata are equal."""
+        return (
+            self.message == other.message
+            and self.envelope == other.envelope
+            and self.recipients == other.recipients
+            and self.meta == other.meta
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """On to a queue, real or virtual; of several, each gets an id of its own and names its parent."""
+
+    entry: Entry
+    queue: str
+    delay_s: float = 0.0
+
+
+def checked_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
+    """The addresses, each once.
+
+    :raises TypeError: one string stands where several belong, or something is no string.
+    """
+    if isinstance(addresses, (str, bytes)):
+        raise TypeError("recipients must be several addresses, not one string")
+    found = tuple(dict.fromkeys(addresses))
+    for address in found:
+        if not isinstance(address, str):
+            raise TypeError(f"a recipient must be a str, not {type(address).__name__}")
+    return found
+
+
+def checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A read-only copy of a site's metadata.
+
+    :raises ValueError: a key is ours or no string, or a value is not JSON.
+    """
+    for key in meta:
+        if not isinstance(key, str) or key.startswith(OURS):
+            raise ValueError(f"metadata key {key!r}: keys are strings, and {OURS}* are reserved")
+    try:
+        json.dumps(dict(meta), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"metadata must be JSON: {error}") from None
+    return MappingProxyType(dict(meta))
+
+
+def laid_over(meta: Mapping[str, Any], changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``meta`` with the changes of a site's code: None removes a key."""
+    checked = checked_meta({key: value for key, value in changes.items() if value is not None})
+    dropped = [key for key, value in changes.items() if value is None]
+    if any(key.startswith(OURS) for key in dropped):
+        raise ValueError(f"metadata keys {OURS}* are reserved")
+    merged = {key: value for key, value in meta.items() if key not in dropped}
+    return MappingProxyType({**merged, **checked})
+
+
+def still_owed(envelope: Envelope, history: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The recipients that no line of the history has settled; lines before the last rewrite do not count."""
+    settled: set[str] = set()
+    for line in history:
+        what = line.get("what")
+        if what == "rewrite":
+            settled.clear()
+        elif what in SETTLED:
+            settled.update(to for to in line.get("to", ()) if isinstance(to, str))
+    return tuple(dict.fromkeys(a for a in envelope.addresses if a not in settled))
+
+
+def header_block(message: bytes) -> bytes:
+    """The message's headers, up to the empty line (RFC 5322 section 2.1), whatever ends its lines."""
+    ends = [at for at in (message.find(b"\n\n"), message.find(b"\n\r\n")) if at >= 0]
+    return message[: min(ends) + 1] if ends else message
+
+
+def _first_header(message: bytes, name: str) -> bytes | None:
+    pattern = rb"^" + re.escape(name.encode("utf-8", "replace")) + rb"[ \t]*:(.*(?:\r?\n[ \t].*)*)"
+    found = re.search(pattern, header_block(message), re.IGNORECASE | re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def _decoded(raw: bytes) -> str:
+    from email.header import decode_header, make_header
+
+    text = re.sub(r"\r?\n(?=[ \t])", "", raw.decode("utf-8", "replace")).strip()
+    try:
+        return str(make_header(decode_header(text)))
+    except Exception:  # unknown charsets and broken base64 come in more kinds than can be listed
+        return text
