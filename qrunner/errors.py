@@ -23,7 +23,16 @@ import errno
 # A full disk, a failing disk, too many open files, a lost permission: the condition ends by itself or by an
 # operator's hand, so whoever meets one waits and tries again (guarantee G9).
 TEMPORARY_ERRNOS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.EROFS}
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+    }
 )
 
 
