@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .message import Forward
+from qrunner.message import Forward
 
 __all__ = ["Done", "Failure", "Fate", "Forward", "Hold", "Later", "Requeue", "Settled"]
 

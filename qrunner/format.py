@@ -23,8 +23,8 @@ from types import MappingProxyType
 from typing import Any
 from zlib import crc32
 
-from .errors import CorruptEntry
-from .message import Draft, Entry, Envelope, Recipient, still_owed
+from qrunner.errors import CorruptEntry
+from qrunner.message import Draft, Entry, Envelope, Recipient, still_owed
 
 VERSION = 1
 HEAD_SIZE = 73

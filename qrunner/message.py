@@ -121,7 +121,7 @@ class Entry:
         return sum(1 for line in self.history if line.get("what") == "attempt" and self._is_here(line))
 
     def _is_here(self, line: Mapping[str, Any]) -> bool:
-        return line.get("queue", self.queue) == self.queue
+        return bool(line.get("queue", self.queue) == self.queue)
 
     def parsed(self) -> Message:
         """The message parsed anew at each call; the ``compat32`` policy reads anything."""

@@ -1,0 +1,101 @@
+"""The base of every runner: what a site's subclass may define, and what it is given.
+
+A subclass defines ``dispose`` (or, of ``BatchRunner``, ``dispose_batch``) and returns a fate; everything else may
+be left out. The loop that drives it is ``qrunner.engine``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qrunner.clock import Clock
+from qrunner.config import RunnerConfig, SliceConfig
+from qrunner.fate import Fate
+from qrunner.message import Entry
+
+if TYPE_CHECKING:
+    from qrunner.site import Site
+
+
+class Progress(Protocol):
+    """Writes into the history of entries in hand."""
+
+    async def note(self, entry: Entry, record: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Adds a line to the entry's history; returns when it is written (``sync``: on stable storage).
+
+        ``OSError``: it is not written, which for a mark before an act means that the act must not happen.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """All that a runner is given. Tests make one by hand."""
+
+    config: RunnerConfig
+    slice: int
+    site: Site
+    progress: Progress
+    log: logging.Logger
+
+    @property
+    def slice_config(self) -> SliceConfig:
+        """The runner's slice."""
+        return self.config.slices[self.slice]
+
+
+class Runner:
+    """A runner of one slice of one queue.
+
+    ``name queue slice options log clock site`` are set before ``start`` is called.
+    """
+
+    name: str
+    queue: str
+    slice: int
+    options: Mapping[str, Any]
+    log: logging.Logger
+    clock: Clock
+    site: Site
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.name, self.queue, self.slice = desk.config.name, desk.config.queue, desk.slice
+        self.options = desk.slice_config.options
+        self.log, self.site, self.clock = desk.log, desk.site, desk.site.clock
+
+    def dispose(self, entry: Entry) -> Fate | Awaitable[Fate]:
+        """Decides what becomes of one entry; ``async def``, or a plain ``def``, which is run in a thread."""
+        raise TypeError(f"{type(self).__name__} does not say how to dispose of an entry: define dispose()")
+
+    async def start(self) -> None:
+        """Before the first entry. What it raises keeps the runner from coming up."""
+
+    async def idle(self) -> None:
+        """Once each time nothing is due any more."""
+
+    async def periodic(self) -> None:
+        """Every ``periodic`` of the configuration, never two at once."""
+
+    async def cleanup(self) -> None:
+        """After the last entry."""
+
+
+Pairs = Iterator[tuple[Sequence[Entry], Fate]] | AsyncIterator[tuple[Sequence[Entry], Fate]]
+
+
+class BatchRunner(Runner):
+    """A runner that sees everything that is due at once, and decides about groups of entries.
+
+    It has one slice. What it does not name stays, at no cost.
+    """
+
+    def dispose_batch(self, entries: Sequence[Entry]) -> Pairs:
+        """Yields ``(entries, fate)`` pairs, each of which is one commit. A generator, plain or asynchronous.
+
+        :param entries: all that is due, oldest first; they are looked at, not claimed.
+        """
+        raise TypeError(f"{type(self).__name__} does not say what becomes of a batch: define dispose_batch()")

@@ -1,0 +1,243 @@
+"""The contract of a switchboard: where entries live, and how they change hands.
+
+A *spool* holds all queues of a site on one backend. Anybody may enqueue, look, and move what nobody has in
+hand. Only who holds the *lease* of a range of a queue may claim in it, so no entry is ever locked.
+
+Guarantees, of every backend (``qrunner.testing.SwitchboardContract`` is their suite):
+
+* ``enqueue`` returns when the entry is durable, or raises and the caller still has it.
+* at every instant an entry is in exactly one place; ``commit`` happens wholly or not at all, and once.
+* two live leases of one queue never overlap.
+
+Not guaranteed: order. Entries come out about in the order in which they are due.
+
+Failures: ``OSError`` for what waiting can mend (a full disk), ``QueueError`` for what it can't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from qrunner.message import Draft, Entry
+from qrunner.slices import Range
+
+Area = Literal["queue", "hold", "shunt", "bad"]
+AREAS: tuple[Area, ...] = ("queue", "hold", "shunt", "bad")
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An entry as seen from outside, unopened. ``token`` is the backend's own."""
+
+    queue: str
+    id: str
+    due_ns: int
+    area: Area = "queue"
+    active: bool = False
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who owns a range, for people to read."""
+
+    node: str
+    pid: int
+    boot: str
+    nonce: str
+    runner: str
+    slice: int
+    site: str = ""
+    since_ns: int = 0
+    range: Range | None = None
+
+    def __str__(self) -> str:
+        place = f" of {self.site}" if self.site else ""
+        return f"runner {self.runner}[{self.slice}]{place}, process {self.pid} on {self.node}"
+
+
+@dataclass(eq=False, slots=True)
+class Claim:
+    """An entry in our hand. Notes that are written while it is add to its ``entry``'s history."""
+
+    entry: Entry
+    token: str
+    suspect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A claimed entry goes to a queue (its own, to wait there) or aside.
+
+    :param content: what it becomes; None, or equal content, leaves it as it is.
+    :param records: lines for its history, written with the move.
+    """
+
+    claim: Claim
+    queue: str
+    due_ns: int
+    area: Area = "queue"
+    content: Entry | None = None
+    records: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether the entry's content changes."""
+        return self.content is not None and not self.content.same_content(self.claim.entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """A new entry laid down by a commit. ``id`` is filled in by the backend and returned by ``commit``."""
+
+    draft: Draft
+    queue: str
+    due_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One commit: claims that end, claims that move, entries that begin."""
+
+    finished: tuple[Claim, ...] = ()
+    moved: tuple[Move, ...] = ()
+    added: tuple[Add, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one operation does it all, so that nothing has to be synced."""
+        if self.added or len(self.finished) + len(self.moved) > 1:
+            return False
+        return not any(move.rewrites for move in self.moved)
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a look through the range found: entries put back after a death (suspects of it), and moved on."""
+
+    suspects: set[str] = field(default_factory=set)
+    rolled: int = 0
+    shunted: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+
+
+class Lease(Protocol):
+    """The right to claim in one range of one queue, for as long as it is held."""
+
+    queue: str
+    range: Range
+    holder: Holder
+
+    def refresh(self) -> Recovered:
+        """Looks through the whole range: finishes what died half done, puts back what its claimant left, learns
+        what is ready. At start, at every poll, and when the backend has lost count. May take seconds; any thread."""
+        ...
+
+    def due(self, now_ns: int, limit: int) -> Sequence[Ref]:
+        """Up to ``limit`` entries due by now, oldest first. They are not given again until ``refresh``, or ``renew``."""
+        ...
+
+    def renew(self, ref: Ref, due_ns: int | None = None) -> None:
+        """Gives a ref back to be had from ``due`` again, at its time or at ``due_ns``."""
+        ...
+
+    def next_due_ns(self) -> int | None:
+        """When the earliest known entry that ``due`` has not given is due; None: nothing waits."""
+        ...
+
+    def peek(self, now_ns: int) -> Sequence[Ref]:
+        """All entries due by now, oldest first, looked at only: ``due`` will still give them."""
+        ...
+
+    def read(self, ref: Ref) -> Entry | None:
+        """The entry without claiming it; None: it has gone, or was set aside as ``bad``."""
+        ...
+
+    def claim(self, ref: Ref) -> Claim | None:
+        """Takes an entry in hand; None: somebody was faster, or it is no whole entry and was set aside in ``bad``."""
+        ...
+
+    def note(self, claim: Claim, record: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Adds a line to the history of an entry in hand; ``OSError``: it is not there."""
+        ...
+
+    def commit(self, hop: Hop) -> tuple[str, ...]:
+        """Does all of it, once, and returns the ids of what was added. ``OSError``: nothing was done, the claims
+        are still in hand. What fails after the point of no return is finished later, by us or by the next owner."""
+        ...
+
+    def put_back(self, claim: Claim) -> None:
+        """As if it had not been claimed."""
+        ...
+
+    def subscribe(self, bell: Callable[[], None] | None) -> None:
+        """``bell`` is called in the running event loop whenever something may have come; None ends it."""
+        ...
+
+    def stopping(self) -> None:
+        """Writes down that we are about to stop: a death from here on is nobody's fault."""
+        ...
+
+    def release(self) -> None:
+        """Gives the range up. What is still in hand is recovered by the next owner, unblamed."""
+        ...
+
+
+class Spool(Protocol):
+    """All queues of a site."""
+
+    def prepare(self, queues: Sequence[str]) -> None:
+        """Makes the queues that are not there yet, durably."""
+        ...
+
+    def enqueue(self, queue: str, draft: Draft, *, delay_s: float = 0.0) -> str:
+        """Accepts an entry; its id. Any thread; concurrent calls share their syncs.
+
+        :raises QueueError: it is not accepted, for lack of space or of the queue: the caller still has it.
+        """
+        ...
+
+    def queues(self) -> tuple[str, ...]:
+        """The names of the queues that are there."""
+        ...
+
+    def peek(self, queue: str, area: Area = "queue") -> Iterator[Ref]:
+        """What is in a queue, or set aside from it; oldest due first. Needs no lease."""
+        ...
+
+    def read(self, ref: Ref) -> Entry:
+        """The entry behind a ref. :raises CorruptEntry: it is none. :raises FileNotFoundError: it has moved."""
+        ...
+
+    def content(self, ref: Ref) -> bytes:
+        """The raw bytes the backend keeps of it (for ``bad``, whatever they are)."""
+        ...
+
+    def shift(
+        self, ref: Ref, *, queue: str | None = None, area: Area = "queue", due_ns: int | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """An operator's move of what nobody has in hand; False: it has gone or is in hand.
+
+        :raises QueueError: the destination has one of that name.
+        """
+        ...
+
+    def remove(self, ref: Ref) -> bool:
+        """An operator's end of an entry; False: it has gone or is in hand."""
+        ...
+
+    def lease(self, queue: str, range: Range, runner: str, slice: int, *, max_crashes: int = 3) -> Lease:
+        """Takes a range. :raises LeaseHeld: a live one overlaps; the message names its holder."""
+        ...
+
+    def holders(self, queue: str) -> Sequence[Holder]:
+        """The live holders of a queue's ranges."""
+        ...
+
+    def explain(self, node: str, pid: int) -> None:
+        """Writes down that we are about to kill this process: what it had in hand is not to blame."""
+        ...
