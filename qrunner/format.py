@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha1
 from types import MappingProxyType
@@ -28,7 +28,9 @@ from qrunner.message import Draft, Entry, Envelope, Recipient, still_owed
 
 VERSION = 1
 HEAD_SIZE = 73
+LAST_DUE_NS = 2**63 - 1
 _PROVED = 32
+_ANSWERS = frozenset({"delivered", "failed", "deferred", "ambiguous", "attempt", "expired", "rewrite"})
 _HEAD = re.compile(rb"qrunner ([0-9]{1,4}) ([0-9]{8}) ([0-9]{12}) ([0-9a-f]{40})\n\Z")
 _NAME = re.compile(r"([0-9]{20})\+([0-9a-f]{40})(?:\.(.+))?\Z", re.DOTALL)
 _CLAIMANT = re.compile(r"([0-9]+),([0-9a-f]+),([0-9]+),([0-9a-f]+),([^/,]+)\Z")
@@ -71,6 +73,8 @@ def parse_name(text: str) -> Name | None:
     if not found:
         return None
     due, id, suffix = found.groups()
+    if int(due) > LAST_DUE_NS:
+        return None
     if suffix is None:
         return Name(int(due), id)
     who = _CLAIMANT.match(suffix)
@@ -104,8 +108,10 @@ def seal(draft: Draft, arrival_ns: int, nonce: str | None = None) -> Sealed:
     return Sealed(digest, head, draft.message)
 
 
-def reseal(entry: Entry, record: Mapping[str, Any], hop: Mapping[str, Any] | None = None) -> Sealed:
-    """The file of an entry whose content a handler changed: same id, same history, and where it is going."""
+def reseal(
+    entry: Entry, records: Iterable[Mapping[str, Any]], hop: Mapping[str, Any] | None = None
+) -> Sealed:
+    """The file of an entry whose content a handler changed: same id, its history and more, and where it is going."""
     envelope = entry.envelope.only(entry.recipients)
     fields: dict[str, Any] = {"id": entry.id, "arrival": entry.arrival_ns, **_fields(envelope, entry.meta)}
     if entry.parents:
@@ -113,7 +119,7 @@ def reseal(entry: Entry, record: Mapping[str, Any], hop: Mapping[str, Any] | Non
     if hop:
         fields["hop"] = dict(hop)
     _, head = _head(fields, entry.message)
-    lines = b"".join(history_line(line) for line in (*entry.history, record))
+    lines = b"".join(history_line(line) for line in (*entry.history, *records))
     gap = b"" if entry.message.endswith(b"\n") or not entry.message else b"\n"
     return Sealed(entry.id, head, entry.message, gap + lines)
 
@@ -254,6 +260,18 @@ def parse_history(tail: bytes) -> tuple[Mapping[str, Any], ...]:
             lines.append(record)
             last = line
     return tuple(lines)
+
+
+def unanswered(history: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The mark of a delivery whose reply was not written down (RFC 1047), if that is how the history ends."""
+    mark: Mapping[str, Any] | None = None
+    for line in history:
+        what = line.get("what")
+        if what == "sending":
+            mark = line
+        elif what in _ANSWERS:
+            mark = None
+    return mark
 
 
 def _record(line: bytes) -> Mapping[str, Any] | None:

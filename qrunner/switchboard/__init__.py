@@ -173,8 +173,16 @@ class Lease(Protocol):
         """As if it had not been claimed."""
         ...
 
-    def subscribe(self, bell: Callable[[], None] | None) -> None:
-        """``bell`` is called in the running event loop whenever something may have come; None ends it."""
+    @property
+    def stale(self) -> bool:
+        """Whether the backend has lost count of what came, so that only ``refresh`` tells."""
+        ...
+
+    def subscribe(self, bell: Callable[[], None] | None) -> bool:
+        """``bell`` is called in the running event loop whenever something may have come; None ends it.
+
+        False: there is no bell here, and only ``refresh`` tells. To miss nothing, subscribe before the first refresh.
+        """
         ...
 
     def stopping(self) -> None:

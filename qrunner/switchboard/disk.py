@@ -1,0 +1,267 @@
+"""The few operations on files from which the queue's promises are made, and the sharing of syncs.
+
+Guarantees: no name is ever overwritten but by ``replace``; what ``publish`` returns from is on stable storage,
+name and content.
+
+Not guaranteed: anything on file systems that do not keep directory operations whole and in order (``doctor``
+names them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HIDDEN = ".new."
+_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
+_NOREPLACE = 1
+_AT_FDCWD = -100
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def rename_new(source: str, target: str) -> None:
+    """Renames, never over something. :raises FileExistsError: the target is there."""
+    call = getattr(_libc, "renameat2", None)
+    if call is not None:
+        if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _NOREPLACE) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(code, os.strerror(code), source, None, target)
+    # File systems without the flag (NFS): the range's lease keeps other runners away, the look keeps strangers safe.
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source, None, target)
+    os.rename(source, target)
+
+
+def write_all(fd: int, parts: Sequence[bytes]) -> None:
+    """Writes everything. :raises OSError: it could not; a part may have been written."""
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            view = view[os.write(fd, view) :]
+
+
+@dataclass(eq=False, slots=True)
+class Staged:
+    """A file written, without its name yet. ``temporary`` is a hidden name where unnamed files can't be had."""
+
+    fd: int
+    directory: str
+    name: str
+    temporary: str | None = None
+    linked: bool = False
+
+    def link(self) -> None:
+        """Gives it its name, never over another."""
+        target = f"{self.directory}/{self.name}"
+        if self.temporary is not None:
+            rename_new(self.temporary, target)
+            self.temporary = None
+        else:
+            # With a directory descriptor this is linkat(AT_SYMLINK_FOLLOW), which follows the magic link.
+            directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.link(f"/proc/self/fd/{self.fd}", self.name, dst_dir_fd=directory, follow_symlinks=True)
+            finally:
+                os.close(directory)
+        self.linked = True
+
+    def withdraw(self) -> bool:
+        """Takes the name back; False: somebody has taken the entry already."""
+        if self.temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.temporary)
+        if not self.linked:
+            return True
+        try:
+            os.unlink(f"{self.directory}/{self.name}")
+        except FileNotFoundError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Lets go of the descriptor; an unnamed file is gone then."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@dataclass(eq=False, slots=True)
+class _Wish:
+    """One caller's files in a group commit."""
+
+    staged: Sequence[Staged]
+    done: bool = False
+    error: OSError | None = None
+
+
+@dataclass(slots=True)
+class Disk:
+    """Writes and syncs; with ``durable`` off (tests) the syncs are left out."""
+
+    durable: bool = True
+    _lock: threading.Condition = field(default_factory=threading.Condition)
+    _waiting: list[_Wish] = field(default_factory=list)
+    _leading: bool = False
+
+    def stage(self, directory: str, name: str, parts: Sequence[bytes]) -> Staged:
+        """Writes a file that nobody can see. Not synced; ``publish`` does that."""
+        staged = self._open(directory, name)
+        try:
+            write_all(staged.fd, parts)
+        except BaseException:
+            staged.withdraw()
+            staged.close()
+            raise
+        return staged
+
+    def _open(self, directory: str, name: str) -> Staged:
+        try:
+            fd = os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+            return Staged(fd, directory, name)
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE:
+                raise
+        return self._open_hidden(directory, name)
+
+    def _open_hidden(self, directory: str, name: str) -> Staged:
+        temporary = f"{directory}/{HIDDEN}{os.urandom(8).hex()}"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        return Staged(fd, directory, name, temporary)
+
+    def write_hidden(self, directory: str, parts: Sequence[bytes]) -> str:
+        """Writes and syncs a file under a hidden name, which is returned: for what is renamed over another."""
+        staged = self._open_hidden(directory, "")
+        assert staged.temporary is not None
+        try:
+            write_all(staged.fd, parts)
+            self.sync_file(staged.fd)
+        except BaseException:
+            staged.withdraw()
+            raise
+        finally:
+            staged.close()
+        return staged.temporary
+
+    def sync_file(self, fd: int) -> None:
+        """The file's content is on stable storage."""
+        if self.durable:
+            os.fsync(fd)
+
+    def sync_directory(self, directory: str) -> None:
+        """The directory's names are on stable storage."""
+        if not self.durable:
+            return
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def publish(self, staged: Sequence[Staged]) -> None:
+        """Makes files durable under their names; calls at the same time share their syncs.
+
+        The first caller leads: it syncs for all who came while the batch before was on its way. A sync that fails
+        fails every member of its batch and is not repeated: the kernel reports an error once, and then forgets.
+
+        :raises OSError: none of these files has its name.
+        """
+        wish = _Wish(staged)
+        try:
+            with self._lock:
+                self._waiting.append(wish)
+                while self._leading and not wish.done:
+                    self._lock.wait()
+                if wish.done:
+                    batch: list[_Wish] = []
+                else:
+                    batch, self._waiting, self._leading = self._waiting, [], True
+            if batch:
+                self._lead(batch)
+        finally:
+            for one in staged:
+                one.close()
+        if wish.error is not None:
+            raise wish.error
+
+    def _lead(self, batch: Sequence[_Wish]) -> None:
+        try:
+            self._settle(batch)
+        finally:
+            with self._lock:
+                self._leading = False
+                for wish in batch:
+                    wish.done = True
+                self._lock.notify_all()
+
+    def _settle(self, batch: Sequence[_Wish]) -> None:
+        files = [staged for wish in batch for staged in wish.staged]
+        try:
+            for staged in files:
+                self.sync_file(staged.fd)
+            for wish in batch:
+                self._link(wish)
+            for directory in dict.fromkeys(staged.directory for staged in files if staged.linked):
+                self.sync_directory(directory)
+        except OSError as error:
+            for wish in batch:
+                wish.error = wish.error or (None if self._taken(wish) else OSError(error.errno, error.strerror))
+        except BaseException:
+            for wish in batch:
+                wish.error = wish.error or OSError(errno.EINTR, "interrupted while syncing")
+                self._taken(wish)
+            raise
+
+    def _link(self, wish: _Wish) -> None:
+        # A name that can't be had is its caller's trouble alone; a failing sync is everybody's.
+        try:
+            for staged in wish.staged:
+                staged.link()
+        except OSError as error:
+            wish.error = error
+            self._taken(wish)
+
+    def _taken(self, wish: _Wish) -> bool:
+        """Withdraws a wish's names; True: a runner has the entry in hand already, so that it is accepted after all."""
+        kept = [staged for staged in wish.staged if not staged.withdraw()]
+        for staged in wish.staged:
+            staged.linked = False
+        return bool(kept)
+
+
+def make_directory(path: Path, disk: Disk) -> None:
+    """Makes a directory, mode 0700, durably; one that is there is left as it is."""
+    if path.is_dir():
+        return
+    make_directory(path.parent, disk)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    disk.sync_directory(str(path.parent))
+
+
+def append(path: str, lines: bytes, *, disk: Disk | None = None) -> None:
+    """Adds whole lines to a file's end; a torn last line is closed first. ``disk``: synced on it.
+
+    :raises OSError: nothing was added, or a torn line that every reader skips.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            lines = b"\n" + lines
+        written = os.write(fd, lines)
+        if written < len(lines):
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        if disk is not None:
+            disk.sync_file(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,185 @@
+"""Compound commits: one to many, many to one, an entry and its report.
+
+Children are laid down under hidden names and synced. An intent, which names the parents with their fates and the
+children with their queues, is renamed into effect and synced: that is the commit. Then the children are renamed
+into their queues, the parents meet their fates, and the intent is unlinked.
+
+Guarantees: wholly or not at all, and once, whichever instruction the process dies at and however fast the next
+runner is. A child is renamed, never linked: when its hidden name is gone it has been handed on, and is not made
+again even if it was finished meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qrunner.format import history_line, parse_history, ready_name
+from qrunner.switchboard.disk import HIDDEN, Disk, append, rename_new
+from qrunner.switchboard.layout import Layout
+
+INTENT = ".intent"
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A file that will be an entry: its bytes, and where it goes."""
+
+    id: str
+    queue: str
+    area: str
+    due_ns: int
+    parts: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A claimed file and its fate: gone (``queue`` None), or moved with lines for its history."""
+
+    path: str
+    id: str
+    queue: str | None = None
+    area: str = "queue"
+    due_ns: int = 0
+    records: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hops:
+    """The compound commits of one queue."""
+
+    layout: Layout
+    disk: Disk
+    queue: str
+
+    @property
+    def directory(self) -> str:
+        """Where they lie."""
+        return self.layout.hops(self.queue)
+
+    def commit(self, txn: str, children: Sequence[Child], parents: Sequence[Parent]) -> str:
+        """Lays down and commits; the intent's path, to be rolled forward.
+
+        :raises OSError: nothing was done.
+        """
+        laid: list[str] = []
+        intent = f"{self.directory}/{txn}{INTENT}"
+        try:
+            for number, child in enumerate(children):
+                laid.append(f"{self.directory}/{txn}.{number}")
+                self._lay(child, laid[-1])
+            temporary = self.disk.write_hidden(self.directory, [self._intent(txn, children, parents)])
+            laid.append(temporary)
+            os.rename(temporary, intent)
+            laid[-1] = intent
+            self.disk.sync_directory(self.directory)
+        except BaseException:
+            # The intent first: without it the rest is nothing.
+            for path in reversed(laid):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            raise
+        return intent
+
+    def _lay(self, child: Child, path: str) -> None:
+        staged = self.disk.stage(self.directory, os.path.basename(path), child.parts)
+        try:
+            self.disk.sync_file(staged.fd)
+            staged.link()
+        except BaseException:
+            staged.withdraw()
+            raise
+        finally:
+            staged.close()
+
+    def _intent(self, txn: str, children: Sequence[Child], parents: Sequence[Parent]) -> bytes:
+        lines = [
+            {"child": f"{txn}.{number}", "id": c.id, "queue": c.queue, "area": c.area, "due": c.due_ns}
+            for number, c in enumerate(children)
+        ]
+        for parent in parents:
+            line: dict[str, Any] = {"parent": parent.path[len(self.layout.root) + 1 :], "id": parent.id}
+            if parent.queue is not None:
+                line |= {"queue": parent.queue, "area": parent.area, "due": parent.due_ns}
+                line["records"] = [dict(record) for record in parent.records]
+            lines.append(line)
+        return b"".join(history_line(line) for line in lines)
+
+    def roll_forward(self, intent: str) -> None:
+        """Does what a committed intent says, as far as it is not done yet; any number of times.
+
+        :raises OSError: not all of it could be done; it can be called again.
+        """
+        with open(intent, "rb") as file:
+            steps = parse_history(file.read())
+        touched: set[str] = set()
+        for step in steps:
+            if "child" in step:
+                touched.add(self._hand_on(step))
+        for step in steps:
+            if "parent" in step:
+                touched.update(self._meet_fate(step))
+        for directory in sorted(touched):
+            self.disk.sync_directory(directory)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(intent)
+
+    def _hand_on(self, step: Mapping[str, Any]) -> str:
+        target = self.layout.destination(step["area"], step["queue"], step["id"])
+        with contextlib.suppress(FileNotFoundError):
+            move(f"{self.directory}/{step['child']}", target, step["due"], step["id"])
+        return target
+
+    def _meet_fate(self, step: Mapping[str, Any]) -> list[str]:
+        source = f"{self.layout.root}/{step['parent']}"
+        touched = [os.path.dirname(source)]
+        with contextlib.suppress(FileNotFoundError):
+            if "queue" not in step:
+                os.unlink(source)
+                return touched
+            lines = b"".join(history_line(record) for record in step["records"])
+            append(source, lines, disk=self.disk)
+            touched.append(self.layout.destination(step["area"], step["queue"], step["id"]))
+            move(source, touched[-1], step["due"], step["id"])
+        return touched
+
+    def recover(self, is_live: Callable[[str], bool]) -> int:
+        """Rolls forward what dead processes committed, and sweeps what they did not; how many were committed.
+
+        :param is_live: whether the process of this nonce still runs.
+        """
+        names = [name for name in os.listdir(self.directory) if not name.startswith(HIDDEN)]
+        dead = [name for name in names if not is_live(nonce_of(name))]
+        rolled = 0
+        for name in sorted(dead):
+            if name.endswith(INTENT):
+                self.roll_forward(f"{self.directory}/{name}")
+                rolled += 1
+        for name in dead:
+            if not name.endswith(INTENT):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self.directory}/{name}")
+        return rolled
+
+
+def nonce_of(name: str) -> str:
+    """The nonce in a file's name: ``<owner id>.<nonce>-<serial>…``."""
+    return name.partition(".")[2].partition("-")[0]
+
+
+def move(source: str, directory: str, due_ns: int, id: str) -> str:
+    """Renames into a directory under the entry's ready name, never over another; the path it has now.
+
+    :raises FileNotFoundError: the source is gone.
+    """
+    while True:
+        target = f"{directory}/{ready_name(due_ns, id)}"
+        try:
+            rename_new(source, target)
+            return target
+        except FileExistsError:
+            # A stranger's copy of the same entry: it is left alone, and we are due a moment later.
+            due_ns += 1

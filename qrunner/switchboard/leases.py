@@ -1,0 +1,140 @@
+"""Leases of ranges, beside the mail they guard: ``qfiles/.lease/QUEUE/``.
+
+A lease is two files: ``<nonce>.lock``, locked for life by the process that owns the range, and
+``<nonce>.json``, which says who that is. Taking one holds the queue's ``registry.lock`` for a moment.
+
+Guarantees: two live leases of one queue never overlap, whatever configuration, state directory or machine their
+owners were started from; a lease ends with its process.
+
+Not guaranteed: more than the file system's locks keep. On a network file system that is what its server says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from qrunner.errors import LeaseHeld
+from qrunner.slices import Range
+from qrunner.switchboard import Holder
+
+_REGISTRY_S = 30.0
+
+
+@dataclass(slots=True)
+class HeldLease:
+    """A lease of ours; the lock is kept referenced, since a lost reference would free it."""
+
+    directory: Path
+    holder: Holder
+    lock: BaseFileLock
+
+    def stopping(self) -> None:
+        """A death from here on is nobody's fault."""
+        mark_explained(self.directory, self.holder.nonce)
+
+    def release(self) -> None:
+        """Gives the range up; what is still claimed under our nonce is recovered unblamed."""
+        self.stopping()
+        self.lock.release()
+
+
+def take(directory: Path, holder: Holder) -> HeldLease:
+    """Registers ``holder`` for its range.
+
+    :raises LeaseHeld: a live lease overlaps.
+    """
+    assert holder.range is not None
+    with _lock(directory / "registry.lock", _REGISTRY_S):
+        for other in read_all(directory):
+            if not is_live(directory, other):
+                _forget(directory, other.nonce)
+            elif other.range is not None and other.range.overlaps(holder.range):
+                raise LeaseHeld(f"the range {holder.range} is taken: {other} owns {other.range}")
+        lock = _lock(directory / f"{holder.nonce}.lock", 0)
+        lock.acquire()
+        _write(directory, holder)
+    return HeldLease(directory, holder, lock)
+
+
+def live_holders(directory: Path) -> list[Holder]:
+    """Who owns ranges of this queue now."""
+    return [holder for holder in read_all(directory) if is_live(directory, holder)]
+
+
+def read_all(directory: Path) -> list[Holder]:
+    """Every lease file, live or left over; what can't be read is no lease."""
+    found = []
+    for name in sorted(os.listdir(directory)):
+        if name.endswith(".json"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                found.append(_parse(json.loads((directory / name).read_bytes())))
+    return found
+
+
+def is_live(directory: Path, holder: Holder) -> bool:
+    """Whether its process still holds the lock."""
+    path = directory / f"{holder.nonce}.lock"
+    if not path.exists():
+        return False
+    lock = _lock(path, 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def mark_explained(directory: Path, nonce: str) -> None:
+    """Whoever holds this lease may now die without blame for what it has in hand."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(directory / f"{nonce}.explained", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def is_explained(directory: Path, nonce: str) -> bool:
+    """Whether its death was announced."""
+    return (directory / f"{nonce}.explained").exists()
+
+
+def sweep(directory: Path, before_s: float) -> None:
+    """Removes announcements of deaths (seconds since 1970) that no claim can be left from."""
+    for path in directory.glob("*.explained"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < before_s:
+                path.unlink()
+
+
+def _forget(directory: Path, nonce: str) -> None:
+    # Its announcement stays: what it had in hand may lie in ranges that others take over later.
+    for suffix in ("json", "lock"):
+        with contextlib.suppress(OSError):
+            os.unlink(directory / f"{nonce}.{suffix}")
+
+
+def _lock(path: Path, timeout_s: float) -> BaseFileLock:
+    return FileLock(path, timeout=timeout_s, mode=0o600, thread_local=False, fallback_to_soft=False)
+
+
+def _write(directory: Path, holder: Holder) -> None:
+    fields = dataclasses.asdict(holder)
+    fields["range"] = None if holder.range is None else [f"{holder.range.lo:040x}", f"{holder.range.hi:040x}"]
+    temporary = directory / f".new.{holder.nonce}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "w") as file:
+        json.dump(fields, file)
+    temporary.replace(directory / f"{holder.nonce}.json")
+
+
+def _parse(fields: dict[str, object]) -> Holder:
+    bounds = fields["range"]
+    if not isinstance(bounds, list):
+        raise TypeError("a lease without a range")
+    values = {**fields, "range": Range(int(bounds[0], 16), int(bounds[1], 16))}
+    return Holder(**values)  # type: ignore[arg-type]
