@@ -8,9 +8,9 @@ table and walks every import.
 
     programs   master  child  ctl/*  [inject]
     jobs       runners/*
-    engine     runner  site  testing
+    engine     site  runner  testing
     wings      switchboard/* | smtp/*
-    values     message  format  fate  slices  schedule  match  report  config
+    values     message  format  fate  slices  schedule  match  report  config/*
     ground     errors  clock  wakeup  log  metrics
 
 Exceptions, each with its reason: none.
