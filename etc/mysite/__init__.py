@@ -1,0 +1,1 @@
+"""The default site's own code: what a site adds to the stock runners."""
