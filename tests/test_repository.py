@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -28,7 +29,7 @@ CODE = [path for folder in ("qrunner", "etc", "bench", "docs") for path in (ROOT
 
 def tracked() -> list[Path]:
     """The files that git has; of an unpacked release, which has no git, the files of the folders that are ours."""
-    if (ROOT / ".git").exists():
+    if (ROOT / ".git").exists() and shutil.which("git"):
         command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z"]
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         there = [ROOT / name for name in run.stdout.split("\0") if name]
