@@ -225,7 +225,12 @@ class Spool(Protocol):
         ...
 
     def shift(
-        self, ref: Ref, *, queue: str | None = None, area: Area = "queue", due_ns: int | None = None,
+        self,
+        ref: Ref,
+        *,
+        queue: str | None = None,
+        area: Area = "queue",
+        due_ns: int | None = None,
         record: Mapping[str, Any] | None = None,
     ) -> bool:
         """An operator's move of what nobody has in hand; False: it has gone or is in hand.

@@ -212,7 +212,9 @@ class Disk:
                 self.sync_directory(directory)
         except OSError as error:
             for wish in batch:
-                wish.error = wish.error or (None if self._taken(wish) else OSError(error.errno, error.strerror))
+                wish.error = wish.error or (
+                    None if self._taken(wish) else OSError(error.errno, error.strerror)
+                )
         except BaseException:
             for wish in batch:
                 wish.error = wish.error or OSError(errno.EINTR, "interrupted while syncing")

@@ -12,6 +12,7 @@ again even if it was finished meanwhile.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,9 +78,10 @@ class Hops:
             laid[-1] = intent
             self.disk.sync_directory(self.directory)
         except BaseException:
-            # The intent first: without it the rest is nothing.
-            for path in reversed(laid):
-                with contextlib.suppress(FileNotFoundError):
+            if intent in laid and not _withdrawn(intent):
+                return intent
+            for path in laid:
+                with contextlib.suppress(OSError):
                     os.unlink(path)
             raise
         return intent
@@ -96,7 +98,8 @@ class Hops:
             staged.close()
 
     def _intent(self, txn: str, children: Sequence[Child], parents: Sequence[Parent]) -> bytes:
-        lines = [
+        lines: list[dict[str, Any]] = [{"intent": 1, "steps": len(children) + len(parents)}]
+        lines += [
             {"child": f"{txn}.{number}", "id": c.id, "queue": c.queue, "area": c.area, "due": c.due_ns}
             for number, c in enumerate(children)
         ]
@@ -113,8 +116,7 @@ class Hops:
 
         :raises OSError: not all of it could be done; it can be called again.
         """
-        with open(intent, "rb") as file:
-            steps = parse_history(file.read())
+        steps = _steps(intent)
         touched: set[str] = set()
         for step in steps:
             if "child" in step:
@@ -165,6 +167,26 @@ class Hops:
         return rolled
 
 
+def _withdrawn(intent: str) -> bool:
+    """Whether the intent is out of effect; one that can't be unlinked stands, and is rolled forward."""
+    try:
+        os.unlink(intent)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return True
+
+
+def _steps(intent: str) -> Sequence[Mapping[str, Any]]:
+    with open(intent, "rb") as file:
+        lines = parse_history(file.read())
+    if not lines or lines[0].get("steps") != len(lines) - 1:
+        # It was synced before it had its name, so this is a failing disk, not a crash: nothing may be swept.
+        raise OSError(errno.EIO, "the intent is not whole; compare it with a backup", intent)
+    return lines[1:]
+
+
 def nonce_of(name: str) -> str:
     """The nonce in a file's name: ``<owner id>.<nonce>-<serial>…``."""
     return name.partition(".")[2].partition("-")[0]
@@ -183,3 +205,7 @@ def move(source: str, directory: str, due_ns: int, id: str) -> str:
         except FileExistsError:
             # A stranger's copy of the same entry: it is left alone, and we are due a moment later.
             due_ns += 1
+        except FileNotFoundError:
+            if not os.path.lexists(source):
+                raise
+            raise NotADirectoryError(errno.ENOTDIR, "there is no such queue", directory) from None

@@ -51,9 +51,9 @@ def take(directory: Path, holder: Holder) -> HeldLease:
     :raises LeaseHeld: a live lease overlaps.
     """
     assert holder.range is not None
-    with _lock(directory / "registry.lock", _REGISTRY_S):
+    with registry(directory):
         for other in read_all(directory):
-            if not is_live(directory, other):
+            if not is_live(directory, other.nonce):
                 _forget(directory, other.nonce)
             elif other.range is not None and other.range.overlaps(holder.range):
                 raise LeaseHeld(f"the range {holder.range} is taken: {other} owns {other.range}")
@@ -63,9 +63,14 @@ def take(directory: Path, holder: Holder) -> HeldLease:
     return HeldLease(directory, holder, lock)
 
 
+def registry(directory: Path) -> BaseFileLock:
+    """The lock under which leases are taken and committed hops of the dead rolled forward; for a moment only."""
+    return _lock(directory / "registry.lock", _REGISTRY_S)
+
+
 def live_holders(directory: Path) -> list[Holder]:
     """Who owns ranges of this queue now."""
-    return [holder for holder in read_all(directory) if is_live(directory, holder)]
+    return [holder for holder in read_all(directory) if is_live(directory, holder.nonce)]
 
 
 def read_all(directory: Path) -> list[Holder]:
@@ -78,9 +83,9 @@ def read_all(directory: Path) -> list[Holder]:
     return found
 
 
-def is_live(directory: Path, holder: Holder) -> bool:
-    """Whether its process still holds the lock."""
-    path = directory / f"{holder.nonce}.lock"
+def is_live(directory: Path, nonce: str) -> bool:
+    """Whether the process that took this lease still holds it."""
+    path = directory / f"{nonce}.lock"
     if not path.exists():
         return False
     lock = _lock(path, 0)

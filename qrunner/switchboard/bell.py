@@ -1,0 +1,74 @@
+"""The bell of a queue of files: names that appear go straight into the index, without a listing.
+
+Not guaranteed: every name. When the kernel has lost count, or a directory was replaced, ``lost_count`` says so and
+a listing makes up for it; on network file systems only the poll tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+
+from qrunner.format import parse_name
+from qrunner.slices import Range
+from qrunner.switchboard.index import DueIndex, key_of
+from qrunner.wakeup import Watch
+
+
+class InotifyBell:
+    """Watches directories for as long as it is not closed."""
+
+    def __init__(self, watch: Watch, part: Range, index: DueIndex, bell: Callable[[], None]) -> None:
+        self._watch, self._part, self._index, self._bell = watch, part, index, bell
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.lost_count = False
+
+    @classmethod
+    def hang(
+        cls,
+        directories: Iterable[str],
+        part: Range,
+        index: DueIndex,
+        bell: Callable[[], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> InotifyBell | None:
+        """A bell that rings in ``loop``; None where the kernel gives no watches."""
+        try:
+            watch = Watch()
+        except OSError:
+            return None
+        try:
+            for directory in directories:
+                watch.add(directory)
+        except OSError:
+            watch.close()
+            return None
+        self = cls(watch, part, index, bell)
+        self._loop = loop
+        loop.add_reader(watch.fileno(), self._on_events)
+        return self
+
+    def close(self) -> None:
+        """Takes it down."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._watch.fileno())
+            self._loop = None
+        self._watch.close()
+
+    def _on_events(self) -> None:
+        rings = False
+        for event in self._watch.read():
+            if event.lost:
+                self.lost_count = rings = True
+            elif self._learn(os.fsdecode(event.name)):
+                rings = True
+        if rings:
+            self._bell()
+
+    def _learn(self, text: str) -> bool:
+        name = parse_name(text)
+        if name is None or name.claimant is not None or not self._part.owns(name.id):
+            return False
+        self._index.add(key_of(name.due_ns, name.id))
+        return True

@@ -1,0 +1,175 @@
+"""The switchboard of files: an entry is one file, one inode, moved only by rename.
+
+Guarantees: those of the contract, across the death of any process at any instruction, and across power loss on a
+file system that keeps directory operations whole and in order (docs/INTERNALS.md has the argument).
+
+Not guaranteed: more than the kernel's word that a sync is one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qrunner.clock import Clock
+from qrunner.errors import CorruptEntry, QueueError
+from qrunner.format import history_line, parse_name, ready_name, seal
+from qrunner.message import Draft, Entry
+from qrunner.slices import Range
+from qrunner.switchboard import Area, Holder, Ref
+from qrunner.switchboard.claims import FilesLease
+from qrunner.switchboard.disk import Disk, append
+from qrunner.switchboard.hops import move
+from qrunner.switchboard.layout import Layout, ref_of
+from qrunner.switchboard.leases import live_holders, mark_explained, take
+from qrunner.switchboard.reading import names_in, open_path, read_path
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: a claimant of another boot died with it."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().replace("-", "")[:12]
+
+
+class FilesSpool:
+    """All queues of a site under one directory.
+
+    :param root: ``queue_dir``.
+    :param node: this machine's name among those that share the directory.
+    :param durable: False leaves out the syncs, for tests.
+    :param min_free: bytes that enqueueing leaves free, so that what empties the queue can still write.
+    :param site: where the configuration is, for people who meet one of our leases.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        clock: Clock,
+        *,
+        node: str = "localhost",
+        durable: bool = True,
+        min_free: int = 0,
+        site: str = "",
+        log: logging.Logger | None = None,
+    ) -> None:
+        self.layout = Layout(str(root))
+        self.clock, self.node, self.min_free, self.site = clock, node, min_free, site
+        self.disk = Disk(durable)
+        self.log = log or logging.getLogger("qrunner.queue")
+
+    def prepare(self, queues: Sequence[str]) -> None:
+        self.layout.prepare(queues, self.disk)
+
+    def queues(self) -> tuple[str, ...]:
+        return self.layout.queues()
+
+    def enqueue(self, queue: str, draft: Draft, *, delay_s: float = 0.0) -> str:
+        now = self.clock.now_ns()
+        sealed = seal(draft, now)
+        due = now + max(0, int(delay_s * 1e9))
+        try:
+            self._check_space()
+            staged = self.disk.stage(
+                self.layout.place(queue, sealed.id), ready_name(due, sealed.id), sealed.parts
+            )
+            self.disk.publish([staged])
+        except FileNotFoundError:
+            raise QueueError(f"there is no queue {queue!r} in {self.layout.root}") from None
+        except OSError as error:
+            raise QueueError(f"queue {queue}: {error.strerror or error}") from error
+        return sealed.id
+
+    def _check_space(self) -> None:
+        if not self.min_free:
+            return
+        free = os.statvfs(self.layout.root)
+        if free.f_bavail * free.f_frsize < self.min_free:
+            raise QueueError(f"less than {self.min_free} bytes are free in {self.layout.root}")
+
+    def peek(self, queue: str, area: Area = "queue") -> Iterator[Ref]:
+        found = []
+        for directory in self.layout.directories(queue, area):
+            for name in names_in(directory):
+                ref = ref_of(area, queue, directory, name)
+                if ref is not None:
+                    found.append(ref)
+        found.sort(key=lambda ref: (ref.due_ns, ref.id))
+        yield from found
+
+    def read(self, ref: Ref) -> Entry:
+        name = parse_name(os.path.basename(ref.token).partition(".")[0])
+        if name is None:
+            raise CorruptEntry("the name is not that of an entry")
+        return open_path(ref.token, ref.queue, name).entry
+
+    def content(self, ref: Ref) -> bytes:
+        return read_path(ref.token)
+
+    def shift(
+        self,
+        ref: Ref,
+        *,
+        queue: str | None = None,
+        area: Area = "queue",
+        due_ns: int | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> bool:
+        if ref.active:
+            return False
+        goes_to = queue or ref.queue
+        target = self.layout.destination(area, goes_to, ref.id)
+        try:
+            path = move(ref.token, target, ref.due_ns if due_ns is None else due_ns, ref.id)
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:
+            raise QueueError(f"there is no queue {goes_to!r} in {self.layout.root}") from None
+        if record is not None:
+            self._remember(path, record)
+        self.disk.sync_directory(target)
+        return True
+
+    def _remember(self, path: str, record: Mapping[str, Any]) -> None:
+        # The move is done; a line that can't follow it, because a runner was faster or the disk is full, is lost.
+        try:
+            append(path, history_line({"t": self.clock.now_ns(), **record}))
+        except OSError as error:
+            self.log.info("history line lost path=%s error=%s", path, error)
+
+    def remove(self, ref: Ref) -> bool:
+        if ref.active:
+            return False
+        try:
+            os.unlink(ref.token)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def lease(self, queue: str, range: Range, runner: str, slice: int, *, max_crashes: int = 3) -> FilesLease:
+        self.prepare([queue])
+        holder = Holder(
+            node=self.node,
+            pid=os.getpid(),
+            boot=boot_id(),
+            nonce=os.urandom(6).hex(),
+            runner=runner,
+            slice=slice,
+            site=self.site,
+            since_ns=self.clock.now_ns(),
+            range=range,
+        )
+        held = take(self.layout.leases(queue), holder)
+        return FilesLease(self.layout, self.disk, self.clock, queue, held, max_crashes, self.log)
+
+    def holders(self, queue: str) -> Sequence[Holder]:
+        directory = self.layout.leases(queue)
+        return live_holders(directory) if directory.is_dir() else []
+
+    def explain(self, node: str, pid: int) -> None:
+        for queue in self.queues():
+            for holder in self.holders(queue):
+                if (holder.node, holder.pid) == (node, pid):
+                    mark_explained(self.layout.leases(queue), holder.nonce)

@@ -1,0 +1,226 @@
+"""What the owner of a range does about what others left in it.
+
+Committed hops are rolled forward before anything is claimed. A claim whose claimant is gone is put back; if that
+death is unexplained, everything its claimant had in hand is a suspect and gets a ``crash`` mark, and at the last
+mark it is shunted. A file that is named like an entry and is none goes to ``bad``, byte for byte; a file that is
+not named like one is left alone and said once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qrunner.clock import Clock
+from qrunner.errors import CorruptEntry
+from qrunner.format import Claimant, Name, Opened, history_line, parse_name, unanswered
+from qrunner.log import visible
+from qrunner.message import SETTLED, Entry
+from qrunner.switchboard import Claim, Recovered
+from qrunner.switchboard.disk import HIDDEN, Disk, append, rename_new
+from qrunner.switchboard.hops import Hops, move
+from qrunner.switchboard.index import key_of
+from qrunner.switchboard.layout import Layout
+from qrunner.switchboard.leases import HeldLease, is_explained, is_live, registry, sweep
+from qrunner.switchboard.reading import names_in, open_path
+
+_DAY_S = 86_400
+_MEMORY = 10_000
+
+
+class Recovery:
+    """Looks through one range."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        disk: Disk,
+        clock: Clock,
+        queue: str,
+        held: HeldLease,
+        max_crashes: int,
+        log: logging.Logger,
+        hops: Hops,
+        in_hand: Mapping[str, Claim | None],
+    ) -> None:
+        assert held.holder.range is not None
+        self._layout, self._disk, self._clock, self._queue = layout, disk, clock, queue
+        self._held, self._range, self._mine = held, held.holder.range, held.holder
+        self._max_crashes, self._log, self._hops, self._in_hand = max_crashes, log, hops, in_hand
+        self._said: set[str] = set()
+
+    def look_through(self) -> tuple[Recovered, list[bytes]]:
+        """Recovers, and lists what is ready."""
+        found = Recovered(rolled=self._roll_forward())
+        keys: list[bytes] = []
+        dead: list[tuple[str, Name]] = []
+        for directory in self._layout.directories(self._queue, part=self._range):
+            for path, name in self._entries(directory):
+                if name.claimant is None:
+                    keys.append(self._key(path, name))
+                elif path not in self._in_hand:
+                    dead.append((path, name))
+        keys.extend(self._recover(dead, found))
+        sweep(self._held.directory, self._clock.now_ns() / 1e9 - 7 * _DAY_S)
+        return found, keys
+
+    def _entries(self, directory: str) -> Iterator[tuple[str, Name]]:
+        for text in names_in(directory):
+            path = f"{directory}/{text}"
+            name = parse_name(text)
+            if name is not None:
+                if self._range.owns(name.id):
+                    yield path, name
+            elif text.startswith(HIDDEN):
+                self._sweep_old(path)
+            elif not text.startswith(".") and not _is_place(directory, self._layout.queue(self._queue), text):
+                self._say_once(path)
+
+    def _sweep_old(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            if os.stat(path).st_mtime < self._clock.now_ns() / 1e9 - _DAY_S:
+                os.unlink(path)
+
+    def _say_once(self, path: str) -> None:
+        if path not in self._said and len(self._said) < _MEMORY:
+            self._said.add(path)
+            self._log.warning("a stranger is left alone path=%s", visible(path))
+
+    def _key(self, path: str, name: Name) -> bytes:
+        now = self._clock.now_ns()
+        if name.due_ns <= now:
+            return key_of(name.due_ns, name.id)
+        # Written in the future means that the clock was set back since: what counts is the delay it was given.
+        with contextlib.suppress(OSError):
+            written = os.lstat(path).st_ctime_ns
+            if written > now + 2_000_000_000:
+                due = now + max(0, name.due_ns - written)
+                moved = move(path, os.path.dirname(path), due, name.id)
+                healed = parse_name(os.path.basename(moved))
+                assert healed is not None
+                return key_of(healed.due_ns, name.id)
+        return key_of(name.due_ns, name.id)
+
+    def _roll_forward(self) -> int:
+        if not any(not name.startswith(HIDDEN) for name in names_in(self._hops.directory)):
+            return 0
+        # Under the queue's registry lock: an intent may name parents of several ranges, and whoever comes first does it.
+        with registry(self._held.directory):
+            return self._hops.recover(self._is_live)
+
+    def _is_live(self, nonce: str) -> bool:
+        return nonce == self._mine.nonce or is_live(self._held.directory, nonce)
+
+    def _recover(self, dead: list[tuple[str, Name]], found: Recovered) -> Iterator[bytes]:
+        hands = Counter(name.claimant.nonce for _, name in dead if name.claimant)
+        for path, name in dead:
+            assert name.claimant is not None
+            try:
+                opened = open_path(path, self._queue, name)
+                key = self._recover_one(path, opened, name.claimant, hands[name.claimant.nonce] == 1, found)
+            except FileNotFoundError:
+                continue
+            except CorruptEntry as error:
+                set_aside(self._layout, self._queue, path, str(error), self._log)
+                found.bad.append(name.id)
+                continue
+            if key is not None:
+                yield key
+
+    def _recover_one(
+        self, path: str, opened: Opened, claimant: Claimant, alone: bool, found: Recovered
+    ) -> bytes | None:
+        entry, hop = opened.entry, opened.hop
+        if hop is not None and hop.get("claim") == os.path.basename(path) and hop.get("from") == self._queue:
+            found.rolled += 1
+            return self._onward(path, entry, hop)
+        if entry.envelope.recipients and not entry.recipients:
+            # It owes nobody any more: its last outcome was written down, and then its claimant died.
+            os.unlink(path)
+            found.finished.append(entry.id)
+            return None
+        lines = self._unanswered(entry)
+        if self._is_blamed(claimant):
+            lines.append(self._mark(alone))
+            if self._is_poison(entry, lines):
+                self._append(path, entry, [*lines, self._shunted()])
+                move(path, self._layout.aside("shunt", self._queue), entry.due_ns, entry.id)
+                found.shunted.append(entry.id)
+                self._log.error("shunted: it killed its process again and again id=%s", entry.id)
+                return None
+            found.suspects.add(entry.id)
+        self._append(path, entry, lines)
+        moved = move(path, self._layout.place(self._queue, entry.id), entry.due_ns, entry.id)
+        name = parse_name(os.path.basename(moved))
+        assert name is not None
+        return key_of(name.due_ns, name.id)
+
+    def _onward(self, path: str, entry: Entry, hop: Mapping[str, Any]) -> bytes | None:
+        target = self._layout.destination(hop["area"], hop["to"], entry.id)
+        moved = move(path, target, int(hop["due"]), entry.id)
+        if (hop["area"], hop["to"]) != ("queue", self._queue):
+            return None
+        name = parse_name(os.path.basename(moved))
+        assert name is not None
+        return key_of(name.due_ns, name.id)
+
+    def _unanswered(self, entry: Entry) -> list[Mapping[str, Any]]:
+        mark = unanswered(entry.history)
+        if mark is None:
+            return []
+        line = {"t": self._clock.now_ns(), "what": "ambiguous", "to": mark.get("to", [])}
+        return [{**line, "host": mark.get("host", "")}]
+
+    def _is_blamed(self, claimant: Claimant) -> bool:
+        """Whether a death is the fault of what was in hand: not ours to put back, not the machine's, not announced."""
+        mine = self._mine
+        if claimant.nonce == mine.nonce or is_explained(self._held.directory, claimant.nonce):
+            return False
+        return claimant.node != mine.node or claimant.boot == mine.boot
+
+    def _mark(self, alone: bool) -> Mapping[str, Any]:
+        return {"t": self._clock.now_ns(), "what": "crash", "queue": self._queue, "alone": alone}
+
+    def _shunted(self) -> Mapping[str, Any]:
+        reason = "the process that had it in hand died again and again"
+        return {"t": self._clock.now_ns(), "what": "shunt", "reason": reason}
+
+    def _is_poison(self, entry: Entry, more: list[Mapping[str, Any]]) -> bool:
+        marks = crash_marks(self._queue, (*entry.history, *more))
+        alone = sum(1 for mark in marks if mark.get("alone"))
+        return len(marks) >= self._max_crashes and alone >= max(1, self._max_crashes - 1)
+
+    def _append(self, path: str, entry: Entry, lines: list[Mapping[str, Any]]) -> None:
+        progressed = any(line.get("what") in SETTLED for line in entry.history)
+        if lines or progressed:
+            append(path, b"".join(map(history_line, lines)), disk=self._disk if progressed else None)
+
+
+def crash_marks(queue: str, history: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
+    """The deaths in this queue that the entry was a suspect of since anything else became of it."""
+    marks: list[Mapping[str, Any]] = []
+    for line in history:
+        if line.get("what") == "crash" and line.get("queue") == queue:
+            marks.append(line)
+        elif line.get("what") in ("attempt", "requeue", "release", "rewrite"):
+            marks.clear()
+    return marks
+
+
+def set_aside(layout: Layout, queue: str, path: str, why: str, log: logging.Logger) -> None:
+    """Moves a file that is no entry to ``bad``, byte for byte, under a name of its own; says so once."""
+    name = os.path.basename(path)
+    target = f"{layout.aside('bad', queue)}/{name}.{os.urandom(4).hex()}"
+    try:
+        rename_new(path, target)
+    except FileNotFoundError:
+        return
+    log.error("set aside as bad path=%s: %s", visible(target), why)
+
+
+def _is_place(directory: str, queue: str, text: str) -> bool:
+    return directory == queue and len(text) == 2 and all(digit in "0123456789abcdef" for digit in text)

@@ -1,0 +1,84 @@
+"""Word from the kernel that names appeared in directories: inotify(7), without a package.
+
+Guarantees: an event a name, in order, or one event that says that events were lost.
+
+Failures: ``OSError`` where the kernel gives no watches (its limits, or a system without inotify): the caller polls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from dataclasses import dataclass
+
+_CREATE, _MOVED_TO, _DELETE_SELF, _MOVE_SELF = 0x100, 0x80, 0x400, 0x800
+_Q_OVERFLOW, _IGNORED, _UNMOUNT, _ONLYDIR = 0x4000, 0x8000, 0x2000, 0x01000000
+_HEADER = struct.Struct("iIII")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A name that appeared in a directory; or ``lost``: list the directories again."""
+
+    directory: str
+    name: bytes
+    lost: bool = False
+
+
+class Watch:
+    """Watches directories. ``fileno`` is readable when there are events."""
+
+    def __init__(self) -> None:
+        try:
+            init = _libc.inotify_init1
+        except AttributeError:
+            raise OSError("this system has no inotify") from None
+        self._fd: int = init(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._fd < 0:
+            raise _error("inotify")
+        self._directories: dict[int, str] = {}
+
+    def add(self, directory: str) -> None:
+        """Watches a directory for names that appear in it."""
+        # A file linked from an unnamed one shows as created only, one that is renamed into place as moved only.
+        mask = _CREATE | _MOVED_TO | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
+        number = _libc.inotify_add_watch(self._fd, os.fsencode(directory), mask)
+        if number < 0:
+            raise _error(directory)
+        self._directories[number] = directory
+
+    def fileno(self) -> int:
+        """For an event loop."""
+        return self._fd
+
+    def read(self) -> list[Event]:
+        """What there is; empty if nothing."""
+        events: list[Event] = []
+        while True:
+            try:
+                data = os.read(self._fd, 65_536)
+            except BlockingIOError:
+                return events
+            at = 0
+            while at < len(data):
+                number, mask, _, length = _HEADER.unpack_from(data, at)
+                name = data[at + _HEADER.size : at + _HEADER.size + length].rstrip(b"\0")
+                at += _HEADER.size + length
+                directory = self._directories.get(number, "")
+                if mask & (_Q_OVERFLOW | _DELETE_SELF | _MOVE_SELF | _IGNORED | _UNMOUNT):
+                    events.append(Event(directory, b"", lost=True))
+                elif name:
+                    events.append(Event(directory, name))
+
+    def close(self) -> None:
+        """Ends the watches."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _error(what: str) -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code), what)
