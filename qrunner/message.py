@@ -72,7 +72,7 @@ class Draft:
 
     message: bytes
     envelope: Envelope
-    meta: Mapping[str, Any] = EMPTY
+    meta: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     parents: tuple[str, ...] = ()
     arrival_ns: int | None = None
 
