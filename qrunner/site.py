@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from qrunner.clock import Clock, SystemClock
 from qrunner.config import Config, find, load
-from qrunner.errors import CorruptEntry, QueueError
-from qrunner.message import Draft, Entry, Envelope, checked_addresses, checked_meta
+from qrunner.errors import CorruptEntry
+from qrunner.message import Entry
 from qrunner.switchboard import Spool
-from qrunner.switchboard.files import FilesSpool
 
 
 class Site:

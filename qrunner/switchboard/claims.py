@@ -22,7 +22,6 @@ from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry
 from qrunner.format import Claimant, Name, history_line, ready_name, reseal, seal
 from qrunner.message import SETTLED, Entry, still_owed
-from qrunner.slices import Range
 from qrunner.switchboard import Claim, Holder, Hop, Move, Recovered, Ref
 from qrunner.switchboard.bell import InotifyBell
 from qrunner.switchboard.disk import Disk, append
