@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from qrunner.clock import Clock, SystemClock
 from qrunner.config import Config, find, load
-from qrunner.errors import CorruptEntry
-from qrunner.message import Entry
-from qrunner.switchboard import Spool
+from qrunner.errors import CorruptEntry, QueueError
+from qrunner.message import Draft, Entry, Envelope, checked_addresses, checked_meta
+from qrunner.routing import Routing
+from qrunner.switchboard import Add, Spool
+from qrunner.switchboard.files import FilesSpool
 
 
 class Site:
     """One site.
 
     :param spool: where its queues are; None: the files under ``queue_dir``.
+    :param dialer: how hosts are reached; None: by SMTP.
     """
 
-    def __init__(self, config: Config, *, spool: Spool | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, config: Config, *, spool: Spool | None = None, clock: Clock | None = None, dialer: Any = None
+    ) -> None:
         self.config = config
         self.clock = clock or SystemClock()
         self.spool = spool or files_spool(config, self.clock)
+        self.routing = Routing.of(config)
+        self.dialer = dialer
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Site:
@@ -43,17 +51,16 @@ class Site:
         meta: Mapping[str, Any] | None = None,
         delay: float = 0,
     ) -> str:
-        """Accepts a message; its id. It is durable when this returns.
+        """Accepts a message; its id, or that of its first part where a route splits it. Durable when it returns.
 
         :param delay: seconds until it is due.
         :raises QueueError: it is not accepted; you still have it.
         :raises TypeError, ValueError: an argument can't be used.
         """
-        draft = _draft(message, sender, recipients, meta)
-        for name, part in self.resolve(queue, draft)[:-1]:
-            self.spool.enqueue(name, part, delay_s=delay)
-        name, part = self.resolve(queue, draft)[-1]
-        return self.spool.enqueue(name, part, delay_s=delay)
+        if not isinstance(message, bytes):
+            raise TypeError(f"message must be bytes, not {type(message).__name__}")
+        envelope = Envelope.of(sender, checked_addresses(recipients))
+        return self.accept(queue, Draft(message, envelope, checked_meta(meta or {})), delay_s=delay)[0]
 
     async def enqueue_async(
         self,
@@ -66,13 +73,40 @@ class Site:
         delay: float = 0,
     ) -> str:
         """``enqueue`` for a program that runs an event loop; calls at the same time share their syncs."""
-
-        def call() -> str:
-            return self.enqueue(
-                queue, message=message, sender=sender, recipients=recipients, meta=meta, delay=delay
-            )
-
+        call = functools.partial(
+            self.enqueue,
+            queue,
+            message=message,
+            sender=sender,
+            recipients=recipients,
+            meta=meta,
+            delay=delay,
+        )
         return await asyncio.to_thread(call)
+
+    def accept(self, queue: str, draft: Draft, *, delay_s: float = 0.0) -> tuple[str, ...]:
+        """Accepts a draft with everything its envelope has; the ids of its parts.
+
+        :raises QueueError: none of it is accepted.
+        """
+        now = self.clock.now_ns()
+        due_ns = now + max(0, int(delay_s * 1e9))
+        return self.spool.enqueue_all([Add(part, name, due_ns) for name, part in self.parts(queue, draft, now)])
+
+    def parts(self, queue: str, draft: Draft, now_ns: int) -> Iterator[tuple[str, Draft]]:
+        """The real queues a draft goes to, with the part of it that goes there."""
+        looked_at = Entry(
+            id="",
+            queue=queue,
+            envelope=draft.envelope,
+            message=draft.message,
+            recipients=draft.envelope.addresses,
+            meta=draft.meta,
+            arrival_ns=now_ns,
+            due_ns=now_ns,
+        )
+        for name, part in self.routing.resolve(queue, looked_at):
+            yield name, Draft(part.message, part.envelope, part.meta, draft.parents, draft.arrival_ns)
 
     def entries(self, *queues: str) -> Iterator[Entry]:
         """What waits in these queues (in all, if none is named), oldest due first; what moves meanwhile may be
@@ -83,3 +117,21 @@ class Site:
                     yield self.spool.read(ref)
                 except (FileNotFoundError, CorruptEntry):
                     continue
+
+
+def files_spool(config: Config, clock: Clock) -> FilesSpool:
+    """The spool of files that a configuration names.
+
+    :raises QueueError: its directory is not there.
+    """
+    site = config.site
+    if not site.queue_dir.is_dir():
+        raise QueueError(f"queue_dir {site.queue_dir} is not there: `qrunner-ctl init` lays out a site")
+    return FilesSpool(
+        site.queue_dir,
+        clock,
+        node=site.node,
+        durable=site.durability == "full",
+        min_free=site.min_free,
+        site=str(config.path),
+    )

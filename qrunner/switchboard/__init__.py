@@ -144,8 +144,9 @@ class Lease(Protocol):
         """Gives a ref back to be had from ``due`` again, at its time or at ``due_ns``."""
         ...
 
-    def next_due_ns(self) -> int | None:
-        """When the earliest known entry that ``due`` has not given is due; None: nothing waits."""
+    def next_due_ns(self, after_ns: int = -1) -> int | None:
+        """When the earliest known entry that ``due`` has not given, and that is due after ``after_ns``, is due;
+        None: nothing waits."""
         ...
 
     def peek(self, now_ns: int) -> Sequence[Ref]:
@@ -206,6 +207,10 @@ class Spool(Protocol):
 
         :raises QueueError: it is not accepted, for lack of space or of the queue: the caller still has it.
         """
+        ...
+
+    def enqueue_all(self, adds: Sequence[Add]) -> tuple[str, ...]:
+        """``enqueue`` of several that belong together: all are accepted, or none. Their ids, in order."""
         ...
 
     def queues(self) -> tuple[str, ...]:

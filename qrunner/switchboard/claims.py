@@ -86,8 +86,8 @@ class FilesLease:
     def renew(self, ref: Ref, due_ns: int | None = None) -> None:
         self._index.add(key_of(ref.due_ns if due_ns is None else due_ns, ref.id))
 
-    def next_due_ns(self) -> int | None:
-        return self._index.next_due_ns()
+    def next_due_ns(self, after_ns: int = -1) -> int | None:
+        return self._index.next_due_ns(after_ns)
 
     def _ref(self, key: bytes) -> Ref:
         due_ns, id = parts_of(key)
@@ -186,14 +186,20 @@ class FilesLease:
         return self._compound(hop)
 
     def put_back(self, claim: Claim) -> None:
-        self._relocate(Move(claim, self.queue, claim.entry.due_ns))
+        self._plain(Hop(moved=(Move(claim, self.queue, claim.entry.due_ns),)))
 
     def _plain(self, hop: Hop) -> None:
-        for claim in hop.finished:
-            os.unlink(claim.token)
-            self._let_go(claim)
-        for one in hop.moved:
-            self._relocate(one)
+        try:
+            for claim in hop.finished:
+                os.unlink(claim.token)
+                self._let_go(claim)
+            for one in hop.moved:
+                self._relocate(one)
+        except FileNotFoundError as error:
+            # Nobody but its owner touches a claimed file; if somebody did, there is nothing left to decide about.
+            self._log.error("a claimed entry was taken away by somebody else: %s", error)
+            for claim in (*hop.finished, *(one.claim for one in hop.moved)):
+                self._let_go(claim)
 
     def _relocate(self, one: Move) -> None:
         claim, id = one.claim, one.claim.entry.id

@@ -19,9 +19,9 @@ from qrunner.errors import CorruptEntry, QueueError
 from qrunner.format import history_line, parse_name, ready_name, seal
 from qrunner.message import Draft, Entry
 from qrunner.slices import Range
-from qrunner.switchboard import Area, Holder, Ref
+from qrunner.switchboard import Add, Area, Holder, Ref
 from qrunner.switchboard.claims import FilesLease
-from qrunner.switchboard.disk import Disk, append
+from qrunner.switchboard.disk import Disk, Staged, append
 from qrunner.switchboard.hops import move
 from qrunner.switchboard.layout import Layout, ref_of
 from qrunner.switchboard.leases import live_holders, mark_explained, take
@@ -67,20 +67,33 @@ class FilesSpool:
         return self.layout.queues()
 
     def enqueue(self, queue: str, draft: Draft, *, delay_s: float = 0.0) -> str:
+        due_ns = self.clock.now_ns() + max(0, int(delay_s * 1e9))
+        return self.enqueue_all([Add(draft, queue, due_ns)])[0]
+
+    def enqueue_all(self, adds: Sequence[Add]) -> tuple[str, ...]:
         now = self.clock.now_ns()
-        sealed = seal(draft, now)
-        due = now + max(0, int(delay_s * 1e9))
+        staged: list[Staged] = []
+        ids: list[str] = []
         try:
             self._check_space()
-            staged = self.disk.stage(
-                self.layout.place(queue, sealed.id), ready_name(due, sealed.id), sealed.parts
-            )
-            self.disk.publish([staged])
-        except FileNotFoundError:
-            raise QueueError(f"there is no queue {queue!r} in {self.layout.root}") from None
+            for add in adds:
+                sealed = seal(add.draft, now)
+                name = ready_name(add.due_ns, sealed.id)
+                staged.append(self.disk.stage(self.layout.place(add.queue, sealed.id), name, sealed.parts))
+                ids.append(sealed.id)
+            self.disk.publish(staged)
         except OSError as error:
-            raise QueueError(f"queue {queue}: {error.strerror or error}") from error
-        return sealed.id
+            for one in staged:
+                one.close()
+            raise self._refusal(adds, error) from error
+        return tuple(ids)
+
+    def _refusal(self, adds: Sequence[Add], error: OSError) -> QueueError:
+        names = ", ".join(dict.fromkeys(add.queue for add in adds))
+        if isinstance(error, FileNotFoundError):
+            known = ", ".join(self.queues()) or "none"
+            return QueueError(f"there is no queue {names} in {self.layout.root}; the queues are: {known}")
+        return QueueError(f"queue {names}: {error.strerror or error}")
 
     def _check_space(self) -> None:
         if not self.min_free:

@@ -66,9 +66,13 @@ class DueIndex:
         with self._lock:
             return sorted({key for key in self._heap if key <= bound})
 
-    def next_due_ns(self) -> int | None:
-        """When the first is due."""
+    def next_due_ns(self, after_ns: int = -1) -> int | None:
+        """When the first is due that is due after ``after_ns``."""
         with self._lock:
+            if self._heap and int.from_bytes(self._heap[0][:8], "big") <= after_ns:
+                bound = after_ns.to_bytes(8, "big") + b"\xff" * 20
+                later = min((key for key in self._heap if key > bound), default=None)
+                return None if later is None else int.from_bytes(later[:8], "big")
             return int.from_bytes(self._heap[0][:8], "big") if self._heap else None
 
     def __len__(self) -> int:
