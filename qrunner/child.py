@@ -101,6 +101,8 @@ class Heartbeat:
             "in_hand": engine.in_hand,
             "restarts": self._task.restarts,
             "nonce": self._nonce,
+            "grace_s": self._task.config.runners[self._task.runner].grace_s,
+            "has_master": self._task.lifeline is not None,
         }
 
 

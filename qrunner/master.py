@@ -125,7 +125,8 @@ class Master:
         now = time.monotonic_ns()
         due = [slot.start_at_ns for slot in self.slots if slot.process is None and not self._is_blocked(slot)]
         due += [slot.kill_at_ns for slot in self.leaving if slot.kill_at_ns is not None]
-        tick_s = _TICK_S if self._ready else _BUSY_TICK_S
+        # Only systemd asks us when all are up; for anybody else the runners' files say it.
+        tick_s = _BUSY_TICK_S if not self._ready and "NOTIFY_SOCKET" in os.environ else _TICK_S
         return max(0.0, min([tick_s, *((at - now) / 1e9 for at in due)]))
 
     # What a tick does.

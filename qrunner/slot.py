@@ -182,7 +182,8 @@ class Slot:
 
     def read_output(self) -> bool:
         """Logs what the process has printed since; False: it has closed its end."""
-        assert self.process is not None and self.process.stdout is not None
+        assert self.process is not None
+        assert self.process.stdout is not None
         while True:
             try:
                 data = os.read(self.process.stdout.fileno(), 65536)
@@ -214,6 +215,7 @@ class Slot:
             "restarts": self.restarts,
             "streak": self.streak,
             "failed": self.failed,
+            "grace_s": self.job.grace_s,
             "exit": self.exit,
             "error": self.error,
         }

@@ -20,7 +20,10 @@ _NO_ONE: Mapping[str, Any] = {}
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One slice as it is now. ``beat`` is what its process said last, empty if nothing yet."""
+    """One slice as it is now. ``beat`` is what its process said last, empty if nothing yet.
+
+    ``orphaned``: it was begun by a master that has died, and is about to end.
+    """
 
     name: str
     slice: int
@@ -31,6 +34,8 @@ class Process:
     streak: int = 0
     since: str | None = None
     heartbeat_age_s: float | None = None
+    grace_s: float = 0.0
+    orphaned: bool = False
     beat: Mapping[str, Any] = _NO_ONE
 
     @property
@@ -112,6 +117,7 @@ def _kept(run: RunDir, slot: Mapping[str, Any]) -> Process:
         streak=slot["streak"],
         since=beat.get("since"),
         heartbeat_age_s=age_s(beat) if beat else None,
+        grace_s=slot["grace_s"],
         beat=beat,
     )
 
@@ -135,5 +141,7 @@ def _lone(beat: Mapping[str, Any]) -> Process:
         reason=str(beat.get("reason", "")),
         since=beat.get("since"),
         heartbeat_age_s=age_s(beat),
+        grace_s=float(beat.get("grace_s", 0.0)),
+        orphaned=bool(beat.get("has_master")),
         beat=beat,
     )

@@ -6,6 +6,7 @@ Standard output is data, standard error is talk: data goes through ``click.echo`
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,47 @@ def load_site(ctx: click.Context) -> Site:
     from qrunner.site import Site
 
     return Site(config)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a site's files are, as far as a configuration can say that has an error in it."""
+
+    queue_dir: Path
+    state_dir: Path
+    problems: str = ""
+
+
+def load_places(ctx: click.Context) -> Places:
+    """Where the site is, for verbs that must work while its configuration is being edited: ``stop``, ``status``.
+
+    :raises ConfigErrors: it can't be told.
+    """
+    from qrunner.config import load
+    from qrunner.owner import become_owner
+
+    path = config_path(ctx)
+    try:
+        site = load(path).site
+        places = Places(site.queue_dir, site.state_dir)
+    except ConfigError as error:
+        places = _salvage(path, error)
+    become_owner(places.queue_dir)
+    return places
+
+
+def _salvage(path: Path, error: ConfigError) -> Places:
+    """The two folders from a text that is no configuration just now; the error again if they are not in it."""
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError:
+        raise error from None
+    found = dict(re.findall(r"""^\s*(queue_dir|state_dir)\s*=\s*["']([^"'\n]+)["']""", text, re.MULTILINE))
+    base = path.absolute().parent.resolve()
+    try:
+        return Places(*(Path(os.path.normpath(base / found[key])) for key in ("queue_dir", "state_dir")), str(error))
+    except KeyError:
+        raise error from None
 
 
 def say(text: str) -> None:
