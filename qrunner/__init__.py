@@ -6,9 +6,9 @@ table and walks every import.
 
 ::
 
-    programs   plan  slot  master  child  ctl/*  [inject]
+    programs   plan  slot  watch  master  child  ctl/*  [inject]
     jobs       runners/*
-    engine     site  runner  testing/*
+    engine     site  runner  loading  testing/*
     wings      switchboard/* | smtp/*
     values     message  format  fate  slices  schedule  match  report  config/*
     ground     errors  clock  wakeup  owner  log  metrics  rundir

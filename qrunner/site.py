@@ -91,7 +91,9 @@ class Site:
         """
         now = self.clock.now_ns()
         due_ns = now + max(0, int(delay_s * 1e9))
-        return self.spool.enqueue_all([Add(part, name, due_ns) for name, part in self.parts(queue, draft, now)])
+        return self.spool.enqueue_all(
+            [Add(part, name, due_ns) for name, part in self.parts(queue, draft, now)]
+        )
 
     def parts(self, queue: str, draft: Draft, now_ns: int) -> Iterator[tuple[str, Draft]]:
         """The real queues a draft goes to, with the part of it that goes there."""

@@ -108,13 +108,17 @@ def load_places(ctx: click.Context) -> Places:
 def _salvage(path: Path, error: ConfigError) -> Places:
     """The two folders from a text that is no configuration just now; the error again if they are not in it."""
     try:
-        text = path.read_text("utf-8", "replace")
+        text, others_may_write = path.read_text("utf-8", "replace"), path.stat().st_mode & 0o022
     except OSError:
         raise error from None
+    if others_may_write:
+        raise error
     found = dict(re.findall(r"""^\s*(queue_dir|state_dir)\s*=\s*["']([^"'\n]+)["']""", text, re.MULTILINE))
     base = path.absolute().parent.resolve()
     try:
-        return Places(*(Path(os.path.normpath(base / found[key])) for key in ("queue_dir", "state_dir")), str(error))
+        return Places(
+            *(Path(os.path.normpath(base / found[key])) for key in ("queue_dir", "state_dir")), str(error)
+        )
     except KeyError:
         raise error from None
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import click
 
 from qrunner.ctl.context import (
-    FAILED,
     NotRunning,
     config_path,
     load_config,
@@ -123,7 +122,9 @@ def reopen(ctx: click.Context) -> None:
 
 @click.command()
 @click.argument("runner")
-@click.option("--slice", type=click.IntRange(0), default=None, metavar="I", help="which slice, counted from 0")
+@click.option(
+    "--slice", type=click.IntRange(0), default=None, metavar="I", help="which slice, counted from 0"
+)
 @click.option("--once", is_flag=True, help="end when nothing is due")
 @click.pass_context
 def run(ctx: click.Context, runner: str, slice: int | None, once: bool) -> None:
@@ -146,7 +147,9 @@ def _which_slice(config: Config, runner: str, slice: int | None) -> int:
         raise click.UsageError(f"there is no runner {runner!r}; there are {', '.join(config.runners)}")
     count = len(config.runners[runner].slices)
     if slice is None and count > 1:
-        raise click.UsageError(f"runner {runner!r} has {count} slices: say which with --slice 0 to {count - 1}")
+        raise click.UsageError(
+            f"runner {runner!r} has {count} slices: say which with --slice 0 to {count - 1}"
+        )
     if slice is not None and slice >= count:
         raise click.UsageError(f"runner {runner!r} has no slice {slice}: they count from 0 to {count - 1}")
     return slice or 0
@@ -202,7 +205,9 @@ def _start(ctx: click.Context, config: Config, wait_s: float, *, foreground: boo
     limit = time.monotonic() + wait_s
     while living_master(run) is None:
         if process.poll() is not None and not run.is_locked():
-            raise QRunnerError(f"the master ended at once, exit code {process.returncode}; see {run.log_file}")
+            raise QRunnerError(
+                f"the master ended at once, exit code {process.returncode}; see {run.log_file}"
+            )
         if time.monotonic() > limit:
             raise QRunnerError(f"the master has not come up in {wait_s:g} s; see {run.log_file}")
         time.sleep(_LOOK_S)
@@ -219,7 +224,7 @@ def _become_master(ctx: click.Context) -> None:
 
     # Exec'd, so that the master in the foreground is the same process as the other, without what we have loaded.
     argv = [*_command(ctx), "--foreground"]
-    os.execve(argv[0], argv, environment())  # noqa: S606
+    os.execve(argv[0], argv, environment())
 
 
 def _spawn(ctx: click.Context, run: RunDir) -> subprocess.Popen[bytes]:

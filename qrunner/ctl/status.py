@@ -1,0 +1,363 @@
+"""``status``: the site at a glance, for people and for programs.
+
+What is said of the runners is what they run on: the master's copy of the configuration, not the file that may have
+been changed since. Queues are counted by their files' names; only the foremost entry of each is opened, for its age.
+
+Exit codes: 0 healthy, 1 there are problems, 3 no master is running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from qrunner.clock import rfc3339
+from qrunner.config import Config, HostConfig, RunnerConfig, load, parse
+from qrunner.ctl.context import DONE, FAILED, NOT_RUNNING, colour, config_path, load_places
+from qrunner.errors import QueueError
+from qrunner.log import visible
+from qrunner.metrics import read_state
+from qrunner.rundir import RunDir
+from qrunner.site import Site
+from qrunner.slices import cut
+from qrunner.switchboard import AREAS, Holder, Ref, Spool
+from qrunner.watch import Master, Process, living_master, lone_processes
+
+_STALE_S = 30.0
+_STREAK = 3
+_GOOD, _BAD = ("running", "up", "healthy"), ("failed", "down", "stopped")
+
+State = dict[str, Any]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="one JSON document")
+@click.pass_context
+def status(ctx: click.Context, as_json: bool) -> None:
+    """Master, runners, queues, hosts, problems. Exit 0 healthy, 1 degraded, 3 not running."""
+    state = gather(*_running(ctx))
+    click.echo(json.dumps(state, ensure_ascii=True) if as_json else as_text(state))
+    if state["master"]["state"] != "running":
+        ctx.exit(NOT_RUNNING)
+    ctx.exit(DONE if state["healthy"] else FAILED)
+
+
+def _running(ctx: click.Context) -> tuple[Config, Master | None]:
+    """The configuration that is in effect, and the master. One that is being edited does not keep us from it."""
+    places = load_places(ctx)
+    master = living_master(RunDir(places.state_dir))
+    if master is not None:
+        with contextlib.suppress(OSError):
+            return parse(master.snapshot.read_text("utf-8"), master.config), master
+    return load(config_path(ctx)), master
+
+
+def gather(config: Config, master: Master | None) -> State:
+    """All of it, as the JSON document has it; how `top` sees it, too."""
+    run = RunDir(config.site.state_dir)
+    spool = _spool(config)
+    runners = list(_runners(config, master, run, spool))
+    queues = list(_queues(config, spool)) if spool is not None else []
+    hosts = list(_hosts(config, run))
+    problems = [
+        *_master_problems(master),
+        *_disk_problems(config),
+        *(found for one in runners for found in _runner_problems(one)),
+        *(found for one in hosts for found in _host_problems(one)),
+        *(_aside_problems(config, spool) if spool is not None else ()),
+    ]
+    for one in runners:
+        for inner in ("reason", "streak", "since"):
+            del one[f"_{inner}"]
+    return {
+        "site": config.site.hostname,
+        "healthy": not problems,
+        "problems": problems,
+        "master": {
+            "state": "running" if master is not None else "stopped",
+            "pid": master.pid if master is not None else None,
+            "since": master.since if master is not None else None,
+        },
+        "runners": runners,
+        "queues": queues,
+        "hosts": hosts,
+    }
+
+
+def _spool(config: Config) -> Spool | None:
+    """The spool; None where its directory is not there yet."""
+    try:
+        return Site(config).spool
+    except QueueError:
+        return None
+
+
+# Runners.
+
+
+def _runners(config: Config, master: Master | None, run: RunDir, spool: Spool | None) -> Iterator[State]:
+    kept = {(one.name, one.slice): one for one in lone_processes(run)}
+    kept.update({(one.name, one.slice): one for one in (master.processes if master is not None else ())})
+    for runner in config.runners.values():
+        holders = spool.holders(runner.queue) if spool is not None and not runner.door else ()
+        for index in range(len(runner.slices)):
+            yield _runner(config, runner, index, kept.get((runner.name, index)), holders)
+
+
+def _runner(
+    config: Config, runner: RunnerConfig, index: int, process: Process | None, holders: Sequence[Holder]
+) -> State:
+    one = runner.slices[index]
+    beat: Mapping[str, Any] = process.beat if process is not None else {}
+    return {
+        "name": runner.name,
+        "slice": index,
+        "slices": len(runner.slices),
+        "weight": one.weight,
+        "range": None if runner.door else str(cut([each.weight for each in runner.slices])[index]),
+        "queue": runner.queue or None,
+        "node": one.node or config.site.node,
+        "state": process.state if process is not None else _elsewhere(config, runner, index, holders),
+        "pid": process.pid if process is not None else None,
+        "restarts": process.restarts if process is not None else 0,
+        "heartbeat_age_s": _rounded(process.heartbeat_age_s if process is not None else None),
+        "processed": beat.get("processed", 0),
+        "failed": beat.get("failed", 0),
+        "rate_1m": beat.get("rate_1m", 0),
+        "suspended": False,
+        "_reason": process.reason if process is not None else "",
+        "_streak": process.streak if process is not None else 0,
+        "_since": process.since if process is not None else None,
+    }
+
+
+def _elsewhere(config: Config, runner: RunnerConfig, index: int, holders: Sequence[Holder]) -> str:
+    """Of a slice that has no process here: whether another machine's has its lease."""
+    node = runner.slices[index].node
+    if node in (None, config.site.node):
+        return "stopped"
+    held = any((one.node, one.runner, one.slice) == (node, runner.name, index) for one in holders)
+    return "running" if held else "stopped"
+
+
+# Queues.
+
+
+def _queues(config: Config, spool: Spool) -> Iterator[State]:
+    names = dict.fromkeys([*config.queues(), *spool.queues()])
+    now = time.time_ns()
+    for name in names:
+        yield _count(name, spool.peek(name), spool, now)
+    for area in AREAS:
+        if area != "queue":
+            refs = (ref for name in names for ref in spool.peek(name, area))
+            yield _count(area, refs, spool, now, aside=True)
+
+
+def _count(name: str, refs: Iterable[Ref], spool: Spool, now: int, *, aside: bool = False) -> State:
+    depth = ready = deferred = active = 0
+    first: Ref | None = None
+    next_due: int | None = None
+    for ref in refs:
+        depth += 1
+        first = ref if first is None or ref.due_ns < first.due_ns else first
+        if aside:
+            continue
+        active += ref.active
+        ready += not ref.active and ref.due_ns <= now
+        if not ref.active and ref.due_ns > now:
+            deferred += 1
+            next_due = min(next_due or ref.due_ns, ref.due_ns)
+    return {
+        "name": name,
+        "depth": depth,
+        "ready": ready,
+        "deferred": deferred,
+        "active": active,
+        "oldest_age_s": _age_s(spool, first, now),
+        "next_due_s": _rounded((next_due - now) / 1e9) if next_due is not None else None,
+        "suspended": False,
+    }
+
+
+def _age_s(spool: Spool, ref: Ref | None, now: int) -> float | None:
+    """Seconds since the foremost entry arrived; since it was due, where it can't be read any more."""
+    if ref is None:
+        return None
+    since_ns = ref.due_ns
+    with contextlib.suppress(Exception):  # whatever stands there, its name has told enough
+        since_ns = spool.read(ref).arrival_ns
+    return _rounded(max(0, now - since_ns) / 1e9)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+# Hosts.
+
+
+def _hosts(config: Config, run: RunDir) -> Iterator[State]:
+    """Those of the configuration, and those found by MX that are not well."""
+    files = {path.stem: path for path in sorted(run.hosts.glob("*.json"))}
+    for name, host in config.smtp.items():
+        if host.mode != "mx":
+            yield _host(name, host, read_state(files.pop(name)) if name in files else None)
+    for name, path in files.items():
+        yield _host(name, None, read_state(path))
+
+
+def _host(name: str, host: HostConfig | None, state: Mapping[str, Any] | None) -> State:
+    state = state or {}
+    return {
+        "name": str(state.get("name", name)),
+        "state": state.get("state", "up"),
+        "failures": state.get("failures", 0),
+        "retry_at": state.get("retry_at"),
+        "last_error": state.get("last_error"),
+        "suspended": bool(state.get("suspended", False)),
+    }
+
+
+# Problems.
+
+
+def _problem(what: str, where: str, since: str | None, hint: str) -> State:
+    return {"what": what, "where": where, "since": since, "hint": hint}
+
+
+def _master_problems(master: Master | None) -> Iterator[State]:
+    if master is None:
+        yield _problem("no master is running", "master", None, "qrunner-ctl start")
+    elif master.reload_error:
+        what = f"the last reload was refused: {master.reload_error}"
+        yield _problem(what, str(master.config), master.reload_at, "qrunner-ctl check, then reload")
+
+
+def _disk_problems(config: Config) -> Iterator[State]:
+    with contextlib.suppress(OSError):
+        free = os.statvfs(config.site.queue_dir)
+        if free.f_bavail * free.f_frsize < config.site.min_free:
+            what = f"less than min_free ({config.site.min_free} bytes) is free: no mail is taken in"
+            yield _problem(what, str(config.site.queue_dir), None, "make room")
+
+
+def _runner_problems(one: State) -> Iterator[State]:
+    where, state, reason = f"runner {one['name']}[{one['slice']}]", one["state"], one["_reason"]
+    because = f": {reason}" if reason else ""
+    age_s = one["heartbeat_age_s"]
+    alone = f"qrunner-ctl run {one['name']} --slice {one['slice']} shows it; the log says more"
+    if state == "failed":
+        yield _problem(f"does not come up, or not for long{because}", where, one["_since"], alone)
+    elif state == "waiting":
+        yield _problem(f"waits{because}", where, one["_since"], "it goes on by itself once that has ended")
+    elif one["_streak"] >= _STREAK:
+        yield _problem(f"has died {one['_streak']} times in a row{because}", where, one["_since"], alone)
+    if age_s is not None and age_s > _STALE_S and state != "stopped":
+        hint = f"process {one['pid']} hangs, or its disk is full"
+        yield _problem(f"has given no sign of life for {age_s:.0f} s", where, one["_since"], hint)
+
+
+def _host_problems(one: State) -> Iterator[State]:
+    if one["state"] in ("down", "probing"):
+        because = f": {one['last_error']}" if one["last_error"] else ""
+        hint = f"tried again at {one['retry_at']}" if one["retry_at"] else "it is tried again by itself"
+        yield _problem(f"is {one['state']}{because}", f"host {one['name']}", None, hint)
+
+
+def _aside_problems(config: Config, spool: Spool) -> Iterator[State]:
+    """What waits for a person. ``hold`` is somebody's wish, and no problem."""
+    hints = {"shunt": "qrunner-ctl list shunt; then unshunt or delete", "bad": "qrunner-ctl list bad"}
+    for name in dict.fromkeys([*config.queues(), *spool.queues()]):
+        for area in AREAS:
+            refs = list(spool.peek(name, area)) if area in hints else []
+            if refs:
+                what = f"{len(refs)} set aside, for a person to look at"
+                since = rfc3339(min(ref.due_ns for ref in refs))
+                yield _problem(what, f"{area}/{name}", since, hints[area])
+
+
+# For people.
+
+
+def as_text(state: State) -> str:
+    """Tables, with colours on a terminal."""
+    master = state["master"]
+    process = f", process {master['pid']}, since {master['since']}" if master["pid"] else ""
+    lines = [f"{state['site']}: master {_shade(master['state'])}{process}", ""]
+    columns = (
+        "name",
+        "slice",
+        "weight",
+        "queue",
+        "state",
+        "pid",
+        "restarts",
+        "processed",
+        "failed",
+        "rate_1m",
+    )
+    lines += _table("runner", columns, state["runners"])
+    lines += _table(
+        "queue",
+        ("name", "depth", "ready", "deferred", "active", "oldest_age_s", "next_due_s"),
+        state["queues"],
+    )
+    lines += _table("host", ("name", "state", "failures", "retry_at", "last_error"), state["hosts"])
+    for one in state["problems"]:
+        since = f" (since {one['since']})" if one["since"] else ""
+        lines.append(f"{colour('problem', fg='red')}: {visible(one['where'])}: {visible(one['what'])}{since}")
+        lines.append(f"         {visible(one['hint'])}")
+    if not state["problems"]:
+        lines.append(_shade("healthy"))
+    return "\n".join(lines)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[State]) -> list[str]:
+    """A table and an empty line; nothing for no rows."""
+    if not rows:
+        return []
+    head = [title, *(name.removesuffix("_s").replace("_", " ") for name in columns[1:])]
+    cells = [[_cell(row[name], name) for name in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    lines = [colour(_row(head, widths), bold=True)]
+    # A colour's own characters take no room, so it is laid on what has been padded already.
+    lines += [
+        "  ".join(
+            _shade(text.ljust(width)) if name == "state" else text.ljust(width)
+            for text, width, name in zip(row, widths, columns, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+    return [*lines, ""]
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _cell(value: object, name: str) -> str:
+    if value is None:
+        return "-"
+    return _duration(value) if name.endswith("_s") and isinstance(value, float) else visible(str(value))
+
+
+def _duration(seconds: float) -> str:
+    """In the largest unit that leaves a whole number worth reading: ``45s``, ``12m``, ``3h``, ``2d``."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def _shade(word: str) -> str:
+    plain = word.strip()
+    if plain in _GOOD:
+        return colour(word, fg="green")
+    return colour(word, fg="red" if plain in _BAD else "yellow")
