@@ -158,7 +158,13 @@ def _listen(task: Task, engine: Engine) -> None:
         engine.stop()
         _end_after(grace_s + _AFTER_GRACE_S)
 
+    def stop_at_once() -> None:
+        engine.stop()
+        # Once the loop has seen the stop: it then waits for what is in hand, and this ends the wait.
+        loop.call_soon(engine.cut_short)
+
     loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGQUIT, stop_at_once)
     loop.add_signal_handler(signal.SIGUSR1, logs.reopen)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if task.lifeline is None:
