@@ -274,6 +274,17 @@ def unanswered(history: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None
     return mark
 
 
+def crash_marks(queue: str, history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The deaths in this queue that the entry was a suspect of since anything else became of it."""
+    marks: list[Mapping[str, Any]] = []
+    for line in history:
+        if line.get("what") == "crash" and line.get("queue") == queue:
+            marks.append(line)
+        elif line.get("what") in ("attempt", "requeue", "release", "rewrite"):
+            marks.clear()
+    return marks
+
+
 def _record(line: bytes) -> Mapping[str, Any] | None:
     if len(line) < 11 or line[8:9] != b" ":
         return None

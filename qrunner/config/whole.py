@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 
 from qrunner.config.model import Config, RunnerConfig
 from qrunner.config.reading import Spot, nearest
@@ -51,10 +52,17 @@ def _virtual_or_real(config: Config, root: Spot) -> None:
 
 
 def _queues_are_served(config: Config, root: Spot) -> None:
+    """A queue that no runner of ours serves may be another machine's, or a program's; a slip of the pen is neither."""
     known = {*_owners(config), *config.balance, *config.routes}
     for spot, name in root.reading.queues:
-        if name not in known:
+        if name not in known and _is_slip(name, known):
             spot.wrong(f'no runner serves a queue "{name}", {nearest(name, known)}')
+
+
+def _is_slip(name: str, known: Collection[str]) -> bool:
+    near = get_close_matches(name, known, 1, cutoff=0.66)
+    # "out-b" beside "out" is meant; "otu" is not.
+    return bool(near) and not name.startswith(near[0]) and not near[0].startswith(name)
 
 
 def _hosts_are_there(config: Config, root: Spot) -> None:

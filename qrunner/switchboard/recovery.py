@@ -17,7 +17,7 @@ from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry
-from qrunner.format import Claimant, Name, Opened, history_line, parse_name, unanswered
+from qrunner.format import Claimant, Name, Opened, crash_marks, history_line, parse_name, unanswered
 from qrunner.log import visible
 from qrunner.message import SETTLED, Entry
 from qrunner.switchboard import Claim, Recovered
@@ -198,17 +198,6 @@ class Recovery:
         progressed = any(line.get("what") in SETTLED for line in entry.history)
         if lines or progressed:
             append(path, b"".join(map(history_line, lines)), disk=self._disk if progressed else None)
-
-
-def crash_marks(queue: str, history: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
-    """The deaths in this queue that the entry was a suspect of since anything else became of it."""
-    marks: list[Mapping[str, Any]] = []
-    for line in history:
-        if line.get("what") == "crash" and line.get("queue") == queue:
-            marks.append(line)
-        elif line.get("what") in ("attempt", "requeue", "release", "rewrite"):
-            marks.clear()
-    return marks
 
 
 def set_aside(layout: Layout, queue: str, path: str, why: str, log: logging.Logger) -> None:

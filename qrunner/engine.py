@@ -1,0 +1,503 @@
+"""The loop that drives a runner: claim, dispose, fate, commit.
+
+Guarantees: at most ``concurrency`` entries in hand; an entry leaves our hand by exactly one commit. A stop is not
+an error: what is in hand is finished within ``grace``, or put back as if it had not been claimed. What killed
+its process runs alone until it is settled, or has lived for a while.
+
+Failures: a full or failing disk makes the runner ``waiting``; it keeps what it has in hand and tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from qrunner.clock import Clock
+from qrunner.config import RunnerConfig
+from qrunner.errors import LeaseHeld, TemporaryFailure
+from qrunner.format import crash_marks
+from qrunner.loading import load_function
+from qrunner.log import event
+from qrunner.message import Entry, still_owed
+from qrunner.metrics import Counters
+from qrunner.runner import Desk, Runner
+from qrunner.site import Site
+from qrunner.slices import cut
+from qrunner.switchboard import Claim, Lease, Recovered, Ref
+from qrunner.threads import in_thread
+from qrunner.verdict import Judge, Verdict
+
+_LEASE_RETRY_S = 1.0
+_TROUBLE_S = (0.5, 30.0)
+_BELLLESS_POLL_S = 2.0
+_SUSPECT_S = 30.0
+
+
+class Engine:
+    """Drives one runner on one slice.
+
+    ``state`` is one of ``starting waiting running stopped failed``; ``reason`` says why it is not running.
+    """
+
+    def __init__(
+        self, site: Site, config: RunnerConfig, slice: int, runner_class: type[Runner], *, log: logging.Logger
+    ) -> None:
+        self.site, self.config, self.slice, self.log = site, config, slice, log
+        self.clock: Clock = site.clock
+        self.state, self.reason, self.since_ns = "starting", "", site.clock.now_ns()
+        self.counters = Counters(self.clock.monotonic_ns)
+        self.range = cut([one.weight for one in config.slices])[slice]
+        self.judge = Judge(site, config, log)
+        self.runner = runner_class(Desk(config, slice, site, self, log))
+        self.handlers = [load_function(name) for name in config.handlers]
+        self._concurrency = config.slices[slice].concurrency
+        self._lease: Lease | None = None
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._claims: dict[str, Claim] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._deciding: set[asyncio.Task[Any]] = set()
+        self._suspects: dict[str, int] = {}
+        self._alone: deque[Ref] = deque()
+        self._alone_until_ns = 0
+        self._has_bell = False
+        self._was_busy = True
+        self._next_poll_ns = 0
+        self._next_periodic_ns: int | None = None
+        self._troubled_until_ns = 0
+        self._trouble_s = _TROUBLE_S[0]
+
+    @property
+    def lease(self) -> Lease:
+        """Our range; there is one between ``open`` and ``close``."""
+        assert self._lease is not None
+        return self._lease
+
+    @property
+    def processed(self) -> int:
+        """Entries that met a fate here."""
+        return self.counters.processed
+
+    @property
+    def failed(self) -> int:
+        """Those of them whose fate was a failure."""
+        return self.counters.failed
+
+    @property
+    def rate_1m(self) -> int:
+        """Entries of the last minute."""
+        return self.counters.as_state()["rate_1m"]
+
+    @property
+    def in_hand(self) -> int:
+        """Entries claimed now."""
+        return len(self._claims)
+
+    @property
+    def nonce(self) -> str:
+        """Names this process among the claimants; empty without a lease."""
+        return self._lease.holder.nonce if self._lease is not None else ""
+
+    # The life of a runner
+
+    async def run(self, *, once: bool = False) -> None:
+        """Runs until ``stop``, or, with ``once``, until nothing is due.
+
+        :raises Exception: what the runner's ``start`` raised.
+        """
+        try:
+            if await self.open(once=once):
+                await self._loop(once)
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):
+                self._become("failed", f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            await self.close()
+
+    async def open(self, *, once: bool = False) -> bool:
+        """Takes the range, recovers what lies in it, and starts the runner; False: stopped before that.
+
+        :raises LeaseHeld: with ``once``, and somebody else owns the range.
+        """
+        if not await self._take_range(once):
+            return False
+        self._has_bell = self.lease.subscribe(self._ring)
+        await self._refresh()
+        await self.runner.start()
+        if self.config.periodic_s is not None:
+            self._next_periodic_ns = self.clock.monotonic_ns() + int(self.config.periodic_s * 1e9)
+        self._become("running")
+        return True
+
+    async def _take_range(self, once: bool) -> bool:
+        take = self.site.spool.lease
+        while not self._stopping.is_set():
+            try:
+                self._lease = take(
+                    self.config.queue,
+                    self.range,
+                    self.config.name,
+                    self.slice,
+                    max_crashes=self.config.max_crashes,
+                )
+                return True
+            except (LeaseHeld, OSError) as error:
+                if once:
+                    raise
+                self._become("waiting", str(error))
+            await self.clock.wait(self._stopping, _LEASE_RETRY_S * random.uniform(0.8, 1.2))
+        return False
+
+    async def close(self) -> None:
+        """Lets go of everything and ends the runner."""
+        if self._lease is None:
+            self._become("stopped")
+            return
+        self._lease.stopping()
+        await self._drain()
+        try:
+            await self.runner.cleanup()
+        except Exception as error:
+            event(self.log, "cleanup failed", level=logging.ERROR, exc=error)
+        if not self._tasks:
+            # A commit that hangs in the disk keeps the range for as long as this process lives.
+            self._lease.release()
+        self._lease = None
+        if self.state != "failed":
+            self._become("stopped")
+
+    def stop(self) -> None:
+        """Ends ``run``; from the loop's thread. What is in hand has ``grace`` to finish."""
+        if self._lease is not None:
+            self._lease.stopping()
+        self._stopping.set()
+        self._wake.set()
+
+    def cut_short(self) -> None:
+        """Ends the grace: what is in hand is put back now."""
+        for task in self._deciding:
+            task.cancel()
+
+    async def _drain(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.config.grace_s)
+        self.cut_short()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.config.grace_s)
+
+    def _ring(self) -> None:
+        self._wake.set()
+
+    def _become(self, state: str, reason: str = "") -> None:
+        if (state, reason) != (self.state, self.reason):
+            self.state, self.reason, self.since_ns = state, reason, self.clock.now_ns()
+            level = logging.WARNING if state in ("waiting", "failed") else logging.INFO
+            event(self.log, state, level=level, reason=reason or None)
+
+    # The loop
+
+    async def _loop(self, once: bool) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            busy = await self._work()
+            if not busy and once:
+                return
+            if self._stopping.is_set():
+                return
+            await self.clock.wait(self._wake, self._nap_s())
+
+    async def step(self) -> bool:
+        """Does all that is due now, to its end; whether that was anything. For a site in one process."""
+        before = self.counters.processed
+        while await self._work():
+            if self._tasks:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                break
+        return self.counters.processed > before
+
+    async def _work(self) -> bool:
+        """One turn: learns, claims, and runs the hooks; whether anything is in hand or was done."""
+        await self._poll()
+        self._run_periodic()
+        self._fill()
+        busy = bool(self._tasks)
+        if self._was_busy and not busy and not self._is_troubled():
+            await self._call_hook(self.runner.idle)
+        self._was_busy = busy
+        return busy
+
+    def _is_troubled(self) -> bool:
+        return self.clock.now_ns() < self._troubled_until_ns
+
+    async def _poll(self) -> None:
+        now = self.clock.monotonic_ns()
+        if now >= self._next_poll_ns or (self._lease is not None and self.lease.stale):
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        poll_s = (
+            self.config.poll_interval_s
+            if self._has_bell
+            else min(_BELLLESS_POLL_S, self.config.poll_interval_s)
+        )
+        self._next_poll_ns = self.clock.monotonic_ns() + int(poll_s * random.uniform(0.75, 1.25) * 1e9)
+        try:
+            found = await asyncio.to_thread(self.lease.refresh)
+        except OSError as error:
+            self._trouble(error)
+        else:
+            self._learn(found)
+            self._untroubled()
+
+    def _learn(self, found: Recovered) -> None:
+        for id in found.suspects:
+            self._suspects.setdefault(id, 1)
+        for id in found.shunted:
+            self.counters.count(failed=True)
+            event(
+                self.log, "shunted", level=logging.ERROR, id=id, reason="killed its process again and again"
+            )
+        if found.rolled or found.suspects or found.finished:
+            event(
+                self.log,
+                "recovered",
+                suspects=sorted(found.suspects) or None,
+                rolled=found.rolled or None,
+                finished=found.finished or None,
+            )
+
+    def _nap_s(self) -> float:
+        """Until the next thing that comes by itself: a due time, the poll, a hook."""
+        now = self.clock.monotonic_ns()
+        ends = [self._next_poll_ns]
+        if self._next_periodic_ns is not None:
+            ends.append(self._next_periodic_ns)
+        wall = self.clock.now_ns()
+        if self._troubled_until_ns > wall:
+            ends.append(now + self._troubled_until_ns - wall)
+        elif self._has_room():
+            due_ns = self._next_due_ns()
+            if due_ns is not None:
+                ends.append(now + max(0, due_ns - wall))
+        if self._alone_until_ns > now:
+            ends.append(self._alone_until_ns)
+        return max(0.0, (min(ends) - now) / 1e9)
+
+    def _has_room(self) -> bool:
+        return len(self._tasks) < self._concurrency and not self._alone and not self._is_alone()
+
+    def _next_due_ns(self) -> int | None:
+        return self.lease.next_due_ns()
+
+    def _trouble(self, error: OSError) -> None:
+        """The disk: nothing more is claimed for a while."""
+        self._become(
+            "waiting", f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        )
+        self._troubled_until_ns = self.clock.now_ns() + int(self._trouble_s * 1e9)
+        self._trouble_s = min(_TROUBLE_S[1], self._trouble_s * 2)
+
+    def _untroubled(self) -> None:
+        if self.state == "waiting":
+            self._become("running")
+        self._trouble_s = _TROUBLE_S[0]
+
+    # Claiming
+
+    def _fill(self) -> None:
+        """Claims what is due, as much as there is room for."""
+        if self._stopping.is_set() or self._is_troubled():
+            return
+        while len(self._tasks) < self._concurrency and not self._is_alone():
+            if self._alone:
+                if not self._tasks:
+                    self._begin(self._alone.popleft(), alone=True)
+                    continue
+                return
+            refs = self.lease.due(self.clock.now_ns(), 1)
+            if not refs:
+                return
+            if refs[0].id in self._suspects:
+                self._alone.append(refs[0])
+            elif not self._begin(refs[0]):
+                return
+
+    def _is_alone(self) -> bool:
+        return bool(self._tasks) and self.clock.monotonic_ns() < self._alone_until_ns
+
+    def _begin(self, ref: Ref, *, alone: bool = False) -> bool:
+        """Claims an entry and starts on it; False: the disk is in trouble."""
+        try:
+            claim = self.lease.claim(ref)
+            if claim is None:
+                self._suspects.pop(ref.id, None)
+                return True
+            marks = len(crash_marks(self.config.queue, claim.entry.history))
+            if marks and not alone:
+                # It was a suspect before our time.
+                self.lease.put_back(claim)
+                self._suspects[ref.id] = marks
+                self._alone.append(ref)
+                return True
+        except OSError as error:
+            self.lease.renew(ref)
+            self._trouble(error)
+            return False
+        if alone:
+            trial_s = _SUSPECT_S * 2 ** max(0, marks - 1)
+            self._alone_until_ns = self.clock.monotonic_ns() + int(trial_s * 1e9)
+        self._claims[ref.id] = claim
+        task = asyncio.get_running_loop().create_task(self._handle(claim))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return True
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._alone_until_ns = 0
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            event(self.log, "a bug in qrunner", level=logging.CRITICAL, exc=error)
+
+    # One entry
+
+    async def _handle(self, claim: Claim) -> None:
+        id = claim.entry.id
+        try:
+            verdict = await self._decide(claim)
+            if verdict is not None:
+                await self.commit([claim], verdict)
+                self._suspects.pop(id, None)
+        finally:
+            self._claims.pop(id, None)
+
+    async def _decide(self, claim: Claim) -> Verdict | None:
+        """What becomes of the entry; None: it was put back, because we stop."""
+        task = asyncio.current_task()
+        assert task is not None
+        # Only a decision may be cut short; a commit that has begun is left to its end.
+        self._deciding.add(task)
+        try:
+            async with asyncio.timeout(self.config.timeout_s) as limit:
+                fate = await self.fate_of(claim.entry)
+            return self.judge.judge([claim], fate)
+        except asyncio.CancelledError as error:
+            if not self._stopping.is_set():
+                return self.judge.judge_error([claim], error)
+        except TimeoutError as error:
+            if not limit.expired():
+                return self.judge.judge_error([claim], error)
+            text = f"not done within {self.config.timeout_s:g} s"
+            return self.judge.judge_error([claim], TemporaryFailure(text, status="4.4.7"))
+        except BaseException as error:  # SystemExit too: an entry decides nothing about its runner
+            return self.judge.judge_error([claim], error)
+        finally:
+            self._deciding.discard(task)
+        await self._put_back(claim)
+        return None
+
+    async def fate_of(self, entry: Entry) -> object:
+        """Handlers, then the runner's own work."""
+        changed = await self.handled(entry)
+        if not isinstance(changed, Entry):
+            return changed
+        if changed.recipients != entry.recipients:
+            # Handlers run again at each attempt: whom they add again and who has it already is not owed.
+            changed = dataclasses.replace(changed, recipients=still_owed(changed.envelope, entry.history))
+        return await _call(self.runner.dispose, changed)
+
+    async def handled(self, entry: Entry) -> object:
+        """The entry as the handlers left it, or the fate that one of them returned."""
+        for handler in self.handlers:
+            result = await _call(handler, entry)
+            if isinstance(result, Entry):
+                entry = result
+            elif result is not None:
+                return result
+        return entry
+
+    async def note(self, entry: Entry, record: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Adds a line to the history of an entry in hand (``Progress``)."""
+        claim = self._claims[entry.id]
+        if sync:
+            await asyncio.to_thread(self.lease.note, claim, record, sync=True)
+        else:
+            self.lease.note(claim, record)
+
+    async def commit(self, claims: Sequence[Claim], verdict: Verdict) -> tuple[str, ...]:
+        """Commits, however long the disk takes to allow it; the ids of what was added."""
+        while True:
+            try:
+                if verdict.hop.is_plain:
+                    ids = self.lease.commit(verdict.hop)
+                else:
+                    ids = await asyncio.shield(asyncio.to_thread(self.lease.commit, verdict.hop))
+                break
+            except OSError as error:
+                self._trouble(error)
+                wait_s = self._trouble_s
+            if self._stopping.is_set():
+                # Nothing was done: the entry goes back, or stays claimed for the next owner, unblamed.
+                for claim in claims:
+                    await self._put_back(claim)
+                return ()
+            await self.clock.wait(self._stopping, wait_s)
+        self._untroubled()
+        self._tell(claims, verdict, ids)
+        return ids
+
+    def _tell(self, claims: Sequence[Claim], verdict: Verdict, ids: tuple[str, ...]) -> None:
+        for claim in claims:
+            self.counters.count(failed=verdict.failed)
+            event(
+                self.log,
+                verdict.what,
+                level=logging.WARNING if verdict.failed else logging.INFO,
+                id=claim.entry.id,
+                **{"reason": verdict.reason or None, "new": list(ids) or None, **verdict.fields},
+            )
+
+    async def _put_back(self, claim: Claim) -> None:
+        try:
+            self.lease.put_back(claim)
+        except OSError as error:
+            event(self.log, "stays claimed", level=logging.WARNING, id=claim.entry.id, reason=str(error))
+
+    # Hooks
+
+    def _run_periodic(self) -> None:
+        if self._next_periodic_ns is None or self.clock.monotonic_ns() < self._next_periodic_ns:
+            return
+        self._next_periodic_ns = None
+
+        async def run() -> None:
+            await self._call_hook(self.runner.periodic)
+            assert self.config.periodic_s is not None
+            self._next_periodic_ns = self.clock.monotonic_ns() + int(self.config.periodic_s * 1e9)
+            self._wake.set()
+
+        self._periodic = asyncio.get_running_loop().create_task(run())
+
+    async def _call_hook(self, hook: Callable[[], Any]) -> None:
+        try:
+            await hook()
+        except Exception as error:
+            name = getattr(hook, "__name__", "hook")
+            event(self.log, f"{name} failed", level=logging.ERROR, exc=error)
+
+
+async def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """A site's function: awaited, or run in a thread if it is a plain one."""
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        return await function(*arguments)
+    result = await in_thread(function, *arguments)
+    return await result if inspect.isawaitable(result) else result

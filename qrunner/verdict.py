@@ -1,0 +1,241 @@
+"""From what a runner decided to one commit: fates, exceptions, and what is neither.
+
+Guarantees: every value and every exception has a commit; what makes no sense is shunted with its reason, so that
+mail is never finished by forgetting to say so.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qrunner.config import RunnerConfig
+from qrunner.errors import PermanentFailure, QRunnerError, TemporaryFailure
+from qrunner.fate import Done, Failure, Forward, Hold, Later, Requeue, Settled
+from qrunner.message import Draft, Entry
+from qrunner.report import report_on
+from qrunner.schedule import delay_s, expired
+from qrunner.site import Site
+from qrunner.switchboard import Add, Area, Claim, Hop, Move
+
+_LEAST_S = 0.1
+_REQUEUES_KEPT = 200
+_TRACEBACK = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One commit, and what the log and the counters say of it."""
+
+    hop: Hop
+    what: str
+    failed: bool = False
+    reason: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class NoSuchQueue(QRunnerError):
+    """A fate names a queue that is not there."""
+
+
+@dataclass(slots=True)
+class Judge:
+    """Turns what became of claimed entries into verdicts, for one runner."""
+
+    site: Site
+    config: RunnerConfig
+    log: logging.Logger
+    dice: random.Random = field(default_factory=random.Random)
+    _known: frozenset[str] = frozenset()
+
+    def judge(self, claims: Sequence[Claim], fate: object) -> Verdict:
+        """The verdict on a returned value: a fate, or something that is none."""
+        if isinstance(fate, Forward):
+            fate = [fate]
+        if isinstance(fate, Sequence) and fate and all(isinstance(one, Forward) for one in fate):
+            return self._forward(claims, list(fate))
+        if isinstance(fate, Done):
+            return Verdict(Hop(finished=tuple(claims)), "done", reason=fate.reason)
+        if isinstance(fate, Requeue):
+            return self._requeue(claims, fate)
+        if isinstance(fate, Hold):
+            record = {"what": "hold", "reason": str(fate.reason)}
+            return Verdict(self._aside(claims, "hold", record), "held", reason=str(fate.reason))
+        if isinstance(fate, Settled) and len(claims) == 1:
+            return self._settle(claims[0], fate)
+        return self.shunt(claims, f"{self.config.class_name} returned {_said(fate)}, which is no fate")
+
+    def judge_error(self, claims: Sequence[Claim], error: BaseException) -> Verdict:
+        """The verdict on an exception."""
+        if isinstance(error, TemporaryFailure):
+            return self._each(claims, lambda claim: self._temporary(claim, error))
+        if isinstance(error, PermanentFailure):
+            return self._each(claims, lambda claim: self._permanent(claim, error))
+        lines = "".join(traceback.format_exception(error))
+        return self.shunt(claims, f"{type(error).__name__}: {error}", lines[-_TRACEBACK:])
+
+    def shunt(self, claims: Sequence[Claim], reason: str, lines: str = "") -> Verdict:
+        """Our fault: a person looks."""
+        record = {"what": "shunt", "queue": self.config.queue, "reason": reason[:1_000]}
+        if lines:
+            record["traceback"] = lines
+        hop = self._aside(claims, "shunt", record)
+        return Verdict(hop, "shunted", failed=True, reason=reason, fields={"traceback": lines or None})
+
+    def _each(self, claims: Sequence[Claim], one: Any) -> Verdict:
+        verdicts: list[Verdict] = [one(claim) for claim in claims]
+        hop = Hop(
+            tuple(claim for verdict in verdicts for claim in verdict.hop.finished),
+            tuple(move for verdict in verdicts for move in verdict.hop.moved),
+            tuple(add for verdict in verdicts for add in verdict.hop.added),
+        )
+        first = verdicts[0]
+        return Verdict(hop, first.what, first.failed, first.reason, first.fields)
+
+    def _aside(self, claims: Sequence[Claim], area: Area, record: Mapping[str, Any]) -> Hop:
+        queue = self.config.queue
+        return Hop(
+            moved=tuple(Move(claim, queue, claim.entry.due_ns, area, records=(record,)) for claim in claims)
+        )
+
+    # On to other queues
+
+    def _forward(self, claims: Sequence[Claim], forwards: Sequence[Forward]) -> Verdict:
+        now = self.site.clock.now_ns()
+        try:
+            goes = [
+                (queue, part, now + max(0, int(forward.delay_s * 1e9)))
+                for forward in forwards
+                for queue, part in self._resolved(forward)
+            ]
+        except (NoSuchQueue, TypeError, ValueError) as error:
+            return self.shunt(claims, str(error))
+        names = [queue for queue, _, _ in goes]
+        if len(goes) == 1 and len(claims) == 1 and goes[0][1].id == claims[0].entry.id:
+            queue, part, due_ns = goes[0]
+            move = Move(claims[0], queue, due_ns, content=part)
+            return Verdict(Hop(moved=(move,)), "forwarded", fields={"to_queue": names})
+        parents = tuple(claim.entry.id for claim in claims)
+        added = tuple(Add(_child(part, parents), queue, due_ns) for queue, part, due_ns in goes)
+        return Verdict(Hop(finished=tuple(claims), added=added), "forwarded", fields={"to_queue": names})
+
+    def _resolved(self, forward: Forward) -> list[tuple[str, Entry]]:
+        if not isinstance(forward.entry, Entry):
+            raise TypeError(f"forward() of {type(forward.entry).__name__}, which is no Entry")
+        found = self.site.routing.resolve(forward.queue, forward.entry)
+        for queue, _ in found:
+            if queue not in self._known:
+                self._known = frozenset(self.site.spool.queues())
+            if queue not in self._known:
+                known = ", ".join(sorted(self._known))
+                raise NoSuchQueue(f"there is no queue {queue!r} to forward to; the queues are: {known}")
+        return found
+
+    # Staying
+
+    def _requeue(self, claims: Sequence[Claim], fate: Requeue) -> Verdict:
+        delay = max(_LEAST_S, float(fate.delay))
+        due_ns = self.site.clock.now_ns() + int(delay * 1e9)
+        record = {"what": "requeue", "delay_s": round(delay, 3), "reason": str(fate.reason)}
+        moved = tuple(
+            Move(claim, self.config.queue, due_ns, records=(record,) if _keeps(claim.entry) else ())
+            for claim in claims
+        )
+        return Verdict(Hop(moved=moved), "requeued", reason=str(fate.reason), fields={"delay_s": delay})
+
+    def _temporary(self, claim: Claim, error: TemporaryFailure) -> Verdict:
+        later = Later(error.text, error.status, error.delay_s)
+        return self._settle(claim, Settled(later=later))
+
+    def _permanent(self, claim: Claim, error: PermanentFailure) -> Verdict:
+        owed = claim.entry.recipients or ("",)
+        failures = tuple(Failure(address, error.status, error.text) for address in owed)
+        return self._settle(claim, Settled(failures, reason=error.text))
+
+    # Outcomes of recipients
+
+    def _settle(self, claim: Claim, settled: Settled) -> Verdict:
+        failures, later, records = settled.failures, settled.later, list(settled.records)
+        if later is not None and later.counts and self._is_expired(claim.entry):
+            gone = {failure.address for failure in failures}
+            owed = tuple(address for address in claim.entry.recipients if address not in gone) or ("",)
+            failures += tuple(Failure(a, later.status, later.text, later.host, expired=True) for a in owed)
+            later = None
+        records += _failure_records(failures)
+        added = self._report(claim.entry, failures)
+        if later is None:
+            what = "failed" if failures else "done"
+            reason = settled.reason or "; ".join(dict.fromkeys(failure.text for failure in failures))
+            fields = {"to": [failure.address for failure in failures] or None}
+            return Verdict(Hop((claim,), (), added), what, bool(failures), reason, fields)
+        return self._later(claim, later, records, added)
+
+    def _later(
+        self, claim: Claim, later: Later, records: list[Mapping[str, Any]], added: tuple[Add, ...]
+    ) -> Verdict:
+        delay = later.delay_s
+        if delay is None:
+            delay = delay_s(self.config.retry, claim.entry.attempts + 1, self.dice.random())
+        if later.counts:
+            record = {"what": "attempt", "queue": self.config.queue, "text": later.text}
+            records.append({**record, "status": later.status, "host": later.host or None})
+        due_ns = self.site.clock.now_ns() + int(max(_LEAST_S, delay) * 1e9)
+        move = Move(claim, later.queue or self.config.queue, due_ns, records=tuple(records))
+        fields = {"delay_s": round(delay, 3), "status": later.status, "to_queue": later.queue}
+        what = "deferred" if later.counts else "waits"
+        return Verdict(Hop((), (move,), added), what, later.counts, later.text, fields)
+
+    def _is_expired(self, entry: Entry) -> bool:
+        """Waiting that was nobody's attempt costs no lifetime: it is taken off the entry's age."""
+        waited_s = sum(
+            float(line.get("delay_s", 0)) for line in entry.history if line.get("what") == "requeue"
+        )
+        now = self.site.clock.now_ns()
+        return expired(self.config.retry, entry.arrival_ns, now - int(waited_s * 1e9))
+
+    def _report(self, entry: Entry, failures: tuple[Failure, ...]) -> tuple[Add, ...]:
+        site, now = self.site.config.site, self.site.clock.now_ns()
+        draft = report_on(
+            entry,
+            failures,
+            report=self.config.report,
+            hostname=site.hostname,
+            postmaster=site.postmaster,
+            now_ns=now,
+        )
+        if draft is None:
+            return ()
+        return tuple(Add(part, queue, now) for queue, part in self.site.parts(site.report_queue, draft, now))
+
+
+def _failure_records(failures: Sequence[Failure]) -> list[Mapping[str, Any]]:
+    return [
+        {
+            "what": "expired" if failure.expired else "failed",
+            "to": [failure.address],
+            "host": failure.host,
+            "reply": failure.text,
+            "status": failure.status,
+        }
+        for failure in failures
+        if failure.address
+    ]
+
+
+def _child(part: Entry, parents: tuple[str, ...]) -> Draft:
+    # Its age is its parent's: a lifetime does not begin anew at every fork.
+    envelope = part.envelope.only(part.recipients)
+    return Draft(part.message, envelope, part.meta, parents, part.arrival_ns)
+
+
+def _keeps(entry: Entry) -> bool:
+    """Whether one more requeue is written down: an entry that waits forever must not grow forever."""
+    return sum(1 for line in entry.history if line.get("what") == "requeue") < _REQUEUES_KEPT
+
+
+def _said(fate: object) -> str:
+    return "nothing" if fate is None else f"{type(fate).__name__} {str(fate)[:200]!r}"
