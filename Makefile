@@ -1,10 +1,10 @@
 # Each target works as the first command on a fresh clone: what it needs, `setup` builds.
 
-PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(if \
-	$(shell $(p) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(p))) python3)
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done; echo $$p)
 PREFIX ?= $(if $(filter 0,$(shell id -u)),/opt/qrunner,$(HOME)/.local/share/qrunner)
-TESTS  ?= tests
 BINDIR ?= $(if $(filter 0,$(shell id -u)),/usr/local/bin,$(HOME)/.local/bin)
+TESTS  ?= tests
 
 BIN    = .venv/bin
 STAMP  = .venv/.complete
