@@ -8,7 +8,7 @@ table and walks every import.
 
     programs   master  child  ctl/*  [inject]
     jobs       runners/*
-    engine     site  runner  testing/*
+    engine     routing  site  runner  testing/*
     wings      switchboard/* | smtp/*
     values     message  format  fate  slices  schedule  match  report  config/*
     ground     errors  clock  wakeup  log  metrics
