@@ -45,10 +45,6 @@ def main() -> int:
             "  the same as byte code": lambda: process(PYTHON, "-IS", byte_code, *inject[1:]),
             "fsync of a file and its directory": lambda: sync(root, message[: asked.size]),
         }
-        if asked.sendmail:
-            ways["sendmail (Postfix)"] = lambda: process(
-                "/usr/sbin/sendmail", "-f", "ann@a.example", "nobody"
-            )
         found = measure(ways, asked.runs)
     print(json.dumps(document(found, PEER), indent=2) if asked.json else table(found, PEER))
     return 0
