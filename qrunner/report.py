@@ -1,0 +1,249 @@
+"""The report that tells a sender what became of a message: outcomes in, an RFC 3464 message out.
+
+A pure function: the caller brings the time and says to whom the report goes. It is laid out by hand, byte for
+byte, since the messages reported on are the odd ones.
+
+Guarantees: no byte of the original makes it fail, or reaches a header of the report as it is. The envelope
+sender is the null sender (RFC 3464 section 2), so that no report is ever answered by another.
+Not guaranteed: that a recipient's name in the report is the one that the sender knows, unless the MTA passed
+ORCPT on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from email.utils import formatdate
+from hashlib import sha1
+from typing import Literal
+
+from qrunner.fate import Failure
+from qrunner.message import Draft, Entry, Envelope, Recipient, header_block
+
+Action = Literal["failed", "delayed"]
+
+RETURNED_MAX = 64 << 10
+EXPIRED_STATUS = "4.4.7"
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
+_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
+
+_WORDS: dict[Action, tuple[str, str, str]] = {
+    "failed": (
+        "Undelivered mail returned to sender",
+        "Your message could not be delivered to:",
+        "It was given up for these recipients and will not be tried again.",
+    ),
+    "delayed": (
+        "Delayed mail (still being tried)",
+        "Your message could not yet be delivered to:",
+        "It will be tried again; you need not send it again.",
+    ),
+}
+
+
+def wanted(entry: Entry, failures: Iterable[Failure], action: Action = "failed") -> tuple[Failure, ...]:
+    """Those of the failures that the sender of the entry wants to hear of (RFC 3461 section 4.1).
+
+    None of them for the null sender. A recipient without NOTIFY is reported.
+    """
+    if not entry.sender:
+        return ()
+    keyword = "FAILURE" if action == "failed" else "DELAY"
+    notify = {recipient.address: recipient.notify for recipient in entry.envelope.recipients}
+    return tuple(one for one in failures if _asks_for(notify.get(one.address, ""), keyword))
+
+
+def _asks_for(notify: str, keyword: str) -> bool:
+    return not notify or keyword in notify.upper().replace(" ", "").split(",")
+
+
+def report_on(
+    entry: Entry,
+    failures: Iterable[Failure],
+    *,
+    report: str,
+    hostname: str,
+    postmaster: str,
+    now_ns: int,
+    action: Action = "failed",
+) -> Draft | None:
+    """The report that a runner owes for failures of one attempt, or None if nobody is to hear of them.
+
+    :param report: ``sender``, ``postmaster`` or ``none``, as configured. The postmaster hears of every failure,
+        whatever NOTIFY says, but of no message of the null sender: it may be a report that could not reach him.
+    """
+    told = tuple(failures) if report == "postmaster" and entry.sender else wanted(entry, failures, action)
+    if report == "none" or not told:
+        return None
+    to = postmaster if report == "postmaster" else entry.sender
+    return build(entry, told, to=to, hostname=hostname, now_ns=now_ns, action=action)
+
+
+def build(
+    entry: Entry,
+    failures: Iterable[Failure],
+    *,
+    to: str,
+    hostname: str,
+    now_ns: int,
+    action: Action = "failed",
+) -> Draft:
+    """The report as an entry to be, addressed to ``to``.
+
+    The same arguments give the same bytes. It returns the original's headers, or, where the sender asked for it
+    (RET=FULL) and it is no longer than 64 KB, the whole original.
+
+    :param hostname: ours, for Reporting-MTA and Message-ID.
+    :param now_ns: nanoseconds since 1970, for the date.
+    """
+    told = tuple(failures)
+    parts = [
+        _for_people(told, hostname, action),
+        _for_programs(entry, told, hostname, action),
+        _returned(entry),
+    ]
+    key = b"\n".join([entry.id.encode(), b"%d" % now_ns, *parts])
+    boundary = _boundary(key, parts)
+    head = _head(to, hostname, now_ns, boundary, action, sha1(key, usedforsecurity=False).hexdigest()[:16])
+    fence = b"\n--" + boundary
+    message = head + b"".join(fence + b"\n" + part for part in parts) + fence + b"--\n"
+    envelope = replace(Envelope.of("", [to]), smtputf8=not to.isascii())
+    if not message.isascii():
+        envelope = replace(envelope, body="8BITMIME")
+    return Draft(message, envelope, parents=(entry.id,))
+
+
+def _head(to: str, hostname: str, now_ns: int, boundary: bytes, action: Action, token: str) -> bytes:
+    subject, _, _ = _WORDS[action]
+    lines = [
+        f"From: Mail Delivery System <MAILER-DAEMON@{_ascii(hostname)}>",
+        f"To: {_clean(to)}",
+        f"Subject: {subject}",
+        f"Date: {formatdate(now_ns // 10**9)}",
+        f"Message-ID: <{now_ns // 10**6}.{token}@{_ascii(hostname)}>",
+        "Auto-Submitted: auto-replied",
+        "MIME-Version: 1.0",
+        "Content-Type: multipart/report; report-type=delivery-status;",
+        f'\tboundary="{boundary.decode()}"',
+        "",
+        "This is a delivery status report in MIME format (RFC 3464).",
+        "",
+    ]
+    return "\n".join(lines).encode("utf-8", "replace")
+
+
+def _boundary(key: bytes, parts: list[bytes]) -> bytes:
+    """One that stands nowhere in the parts."""
+    while True:
+        key = sha1(key, usedforsecurity=False).hexdigest().encode()
+        boundary = b"report-" + key[:24]
+        if not any(boundary in part for part in parts):
+            return boundary
+
+
+def _for_people(failures: tuple[Failure, ...], hostname: str, action: Action) -> bytes:
+    _, opening, closing = _WORDS[action]
+    lines = [f"This is the mail system at {_clean(hostname)}.", "", opening, ""]
+    for failure in failures:
+        where = f" (from {_clean(failure.host)})" if failure.host else ""
+        lines += [f"  {_clean(failure.address)}", f"      {_clean(failure.text)[:2000]}{where}"]
+        if failure.expired:
+            lines.append("      It was tried for as long as this system tries.")
+        lines.append("")
+    text = "\n".join([*lines, closing, ""]).encode("utf-8", "replace")
+    return _part("text/plain; charset=utf-8", text)
+
+
+def _for_programs(entry: Entry, failures: tuple[Failure, ...], hostname: str, action: Action) -> bytes:
+    fields = [f"Reporting-MTA: dns; {_ascii(hostname)}"]
+    if entry.envelope.envid:
+        fields.append(f"Original-Envelope-Id: {_ascii(_xtext(entry.envelope.envid))}")
+    fields.append(f"Arrival-Date: {formatdate(entry.arrival_ns // 10**9)}")
+    known = {recipient.address: recipient for recipient in entry.envelope.recipients}
+    nobody = Recipient("")
+    groups = [fields, *(_per_recipient(one, known.get(one.address, nobody), action) for one in failures)]
+    text = "\n\n".join("\n".join(map(_folded, group)) for group in groups) + "\n"
+    return _part("message/delivery-status", text.encode("ascii", "replace"))
+
+
+def _per_recipient(failure: Failure, recipient: Recipient, action: Action) -> list[str]:
+    """The fields of one recipient (RFC 3464 section 2.3), in its order."""
+    fields = [f"Original-Recipient: {_original(recipient.orcpt)}"] if recipient.orcpt else []
+    fields += [
+        f"Final-Recipient: {_typed(failure.address)}",
+        f"Action: {action}",
+        f"Status: {_status(failure, action)}",
+    ]
+    if failure.host:
+        fields += [f"Remote-MTA: dns; {_ascii(failure.host)}"]
+    kind = "smtp" if failure.host and failure.text[:1] in tuple("2345") else "X-qrunner"
+    return [*fields, f"Diagnostic-Code: {kind}; {_ascii(failure.text)[:4000]}"]
+
+
+def _status(failure: Failure, action: Action) -> str:
+    """A failed recipient has a status of class 5, unless its time ran out (RFC 3463 section 3.5)."""
+    if _STATUS.match(failure.status) and (action == "delayed" or not failure.status.startswith("2")):
+        return failure.status
+    return EXPIRED_STATUS if failure.expired or action == "delayed" else "5.0.0"
+
+
+def _original(orcpt: str) -> str:
+    """ORCPT as it came, ``type;xtext``, in the form of a field (RFC 3461 section 5.2.3)."""
+    kind, separator, address = orcpt.partition(";")
+    if not separator:
+        return _typed(_xtext(orcpt))
+    return f"{_ascii(kind)}; {_ascii(_xtext(address))}"
+
+
+def _typed(address: str) -> str:
+    """An address with its type; one that is not ASCII as in RFC 6533 section 3."""
+    if address.isascii():
+        return f"rfc822; {_ascii(address)}"
+    return "utf-8; " + "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in _clean(address))
+
+
+def _xtext(text: str) -> str:
+    """xtext decoded (RFC 3461 section 4); what is none stays as it is."""
+    return _HEXCHAR.sub(lambda found: chr(int(found[1], 16)), text)
+
+
+def _returned(entry: Entry) -> bytes:
+    """The last part: the original's headers, or all of it."""
+    if entry.envelope.ret.upper() == "FULL" and len(entry.message) <= RETURNED_MAX:
+        return _part("message/rfc822", _lines(entry.message))
+    head = header_block(entry.message)
+    if len(head) > RETURNED_MAX:
+        head = head[: head.rfind(b"\n", 0, RETURNED_MAX) + 1 or RETURNED_MAX]
+    return _part("text/rfc822-headers", _lines(head))
+
+
+def _lines(original: bytes) -> bytes:
+    """The original with one kind of line ending, that of the report."""
+    return re.sub(rb"\r\n?", b"\n", original).replace(b"\0", b"")
+
+
+def _part(kind: str, content: bytes) -> bytes:
+    encoding = "" if content.isascii() else "Content-Transfer-Encoding: 8bit\n"
+    return f"Content-Type: {kind}\n{encoding}\n".encode() + content
+
+
+def _clean(text: str) -> str:
+    """On one line, nothing that a terminal or a parser would obey."""
+    return _CONTROLS.sub(" ", text).strip()
+
+
+def _ascii(text: str) -> str:
+    return _clean(text).encode("ascii", "backslashreplace").decode()
+
+
+def _folded(field: str) -> str:
+    """A field of lines short enough for any MTA (RFC 5322 section 2.1.1), broken at spaces where there are some."""
+    lines = []
+    while len(field) > 900:
+        cut = field.rfind(" ", 400, 900)
+        cut = cut if cut > 0 else 900
+        lines.append(field[:cut])
+        field = field[cut:].lstrip(" ")
+    return "\n ".join([*lines, field])
