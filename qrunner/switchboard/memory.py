@@ -23,12 +23,12 @@ from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry, LeaseHeld, QueueError
-from qrunner.format import Name, Sealed, history_line, open_file, reseal, seal
+from qrunner.format import Name, Sealed, history_line, open_file, reseal, seal, unanswered
 from qrunner.message import Draft, Entry
 from qrunner.slices import Range
 from qrunner.switchboard import Area, Claim, Holder, Hop, Move, Recovered, Ref
 from qrunner.switchboard.index import DueIndex, key_of, parts_of
-from qrunner.switchboard.poison import crash_mark, crashes, is_poison
+from qrunner.switchboard.poison import ambiguous_line, crash_mark, crash_marks, is_poison, shunt_line
 
 
 @dataclass(eq=False, slots=True)
@@ -52,9 +52,9 @@ class _Kept:
     def entry(self) -> Entry:
         return open_file(self.queue, Name(self.due_ns, self.id), self.data).entry
 
-    def append(self, *records: Mapping[str, Any]) -> None:
+    def append(self, now_ns: int, *records: Mapping[str, Any]) -> None:
         # Sealed first, joined last: a record that is no JSON leaves the bytes as they were.
-        lines = b"".join(history_line(record) for record in records)
+        lines = b"".join(history_line({"t": now_ns, **record}) for record in records)
         if lines:
             self.data += (b"" if self.data.endswith(b"\n") else b"\n") + lines
 
@@ -132,7 +132,7 @@ class MemorySpool:
             kept = self._idle(ref)
             if kept is None:
                 return False
-            kept.append(*([record] if record else []))
+            kept.append(self.clock.now_ns(), *([record] if record else []))
             self._place(kept, queue or ref.queue, area, ref.due_ns if due_ns is None else due_ns)
             return True
 
@@ -149,7 +149,7 @@ class MemorySpool:
     ) -> MemoryLease:
         """Takes a range. :raises LeaseHeld: a live one overlaps; the message names its holder."""
         with self._lock:
-            self._expect(queue)
+            self.prepare([queue])
             for other in self._leases:
                 if other.queue == queue and other.range.overlaps(range):
                     raise LeaseHeld(f"the range {range} is taken: {other.holder} owns {other.range}")
@@ -229,9 +229,8 @@ class MemorySpool:
             content = dataclasses.replace(
                 move.content, id=now.id, arrival_ns=now.arrival_ns, parents=now.parents, history=now.history
             )
-            record = {"t": self.clock.now_ns(), "what": "rewrite"}
-            after.data = b"".join(reseal(content, record).parts)
-        after.append(*move.records)
+            after.data = b"".join(reseal(content, [{"t": self.clock.now_ns(), "what": "rewrite"}]).parts)
+        after.append(self.clock.now_ns(), *move.records)
         return after
 
     def _recover(self, lease: MemoryLease) -> Recovered:
@@ -259,18 +258,20 @@ class MemorySpool:
             del self._kept[kept.id]
             found.finished.append(kept.id)
             return
+        now, lines = self.clock.now_ns(), []
+        if (mark := unanswered(entry.history)) is not None:
+            lines.append(ambiguous_line(mark, now))
+        area: Area = "queue"
         if not self._is_blameless(claimant):
-            kept.append(crash_mark(entry.queue, claimant.died_with == 1, self.clock.now_ns()))
-            found.suspects.add(kept.id)
-        if is_poison(kept.entry(), lease.max_crashes):
-            kept.append(
-                {"t": self.clock.now_ns(), "what": "shunt", "reason": "it was in hand at every crash"}
-            )
-            found.suspects.discard(kept.id)
-            found.shunted.append(kept.id)
-            self._place(kept, kept.queue, "shunt", kept.due_ns)
-        else:
-            self._place(kept, kept.queue, "queue", kept.due_ns)
+            lines.append(crash_mark(kept.queue, claimant.died_with == 1, now))
+            if is_poison(kept.queue, (*entry.history, *lines), lease.max_crashes):
+                area = "shunt"
+                lines.append(shunt_line(now))
+                found.shunted.append(kept.id)
+            else:
+                found.suspects.add(kept.id)
+        kept.append(now, *lines)
+        self._place(kept, kept.queue, area, kept.due_ns)
 
     def _is_blameless(self, claimant: MemoryLease) -> bool:
         holder = claimant.holder
@@ -311,9 +312,9 @@ class MemoryLease:
         """Gives a ref back, to be had from ``due`` at its time or at ``due_ns``."""
         self._index.add(key_of(ref.due_ns if due_ns is None else max(due_ns, 0), ref.id))
 
-    def next_due_ns(self) -> int | None:
-        """When the earliest entry that ``due`` has not given is due; None: nothing waits."""
-        return self._index.next_due_ns()
+    def next_due_ns(self, after_ns: int = -1) -> int | None:
+        """When the earliest entry that ``due`` has not given, and that is due after ``after_ns``, is due; None: none."""
+        return self._index.next_due_ns(after_ns)
 
     def peek(self, now_ns: int) -> Sequence[Ref]:
         """All entries due by now that ``due`` would give, oldest first."""
@@ -334,13 +335,13 @@ class MemoryLease:
             if kept is None or entry is None:
                 return None
             kept.owner, kept.token = self, str(next(self._spool._tokens))
-            return Claim(entry, kept.token, suspect=bool(crashes(entry)))
+            return Claim(entry, kept.token, suspect=bool(crash_marks(self.queue, entry.history)))
 
     def note(self, claim: Claim, record: Mapping[str, Any], *, sync: bool = False) -> None:
         """Adds a line to the history of an entry in hand. :raises FileNotFoundError: it is not in hand."""
         with self._spool._lock:
             kept = self._spool._in_hand(claim, self)
-            kept.append(record)
+            kept.append(self._spool.clock.now_ns(), record)
             claim.entry = kept.entry()
 
     def commit(self, hop: Hop) -> tuple[str, ...]:
@@ -357,10 +358,16 @@ class MemoryLease:
             kept = self._spool._in_hand(claim, self)
             self._spool._place(kept, kept.queue, kept.area, kept.due_ns)
 
-    def subscribe(self, bell: Callable[[], None] | None) -> None:
-        """``bell`` is called in the event loop that runs now, whenever something may have come."""
+    @property
+    def stale(self) -> bool:
+        """Never: nothing comes here without a word."""
+        return False
+
+    def subscribe(self, bell: Callable[[], None] | None) -> bool:
+        """``bell`` is called in the event loop that runs now, whenever something may have come. True."""
         with self._spool._lock:
             self._bell, self._loop = bell, asyncio.get_running_loop() if bell else None
+        return True
 
     def stopping(self) -> None:
         """A death from here on is nobody's fault."""

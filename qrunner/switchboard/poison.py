@@ -7,10 +7,10 @@ all but one of them alone, did it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from qrunner.message import Entry
+_ANOTHER_STORY = frozenset({"attempt", "requeue", "release", "rewrite"})
 
 
 def crash_mark(queue: str, alone: bool, now_ns: int) -> Mapping[str, Any]:
@@ -21,15 +21,33 @@ def crash_mark(queue: str, alone: bool, now_ns: int) -> Mapping[str, Any]:
     return {"t": now_ns, "what": "crash", "queue": queue, "alone": alone}
 
 
-def crashes(entry: Entry) -> list[Mapping[str, Any]]:
-    """The marks that an entry has got in the queue it is in."""
-    return [
-        line for line in entry.history if line.get("what") == "crash" and line.get("queue") == entry.queue
-    ]
+def crash_marks(queue: str, history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The deaths in this queue that the entry was a suspect of since anything else became of it."""
+    marks: list[Mapping[str, Any]] = []
+    for line in history:
+        if line.get("what") == "crash" and line.get("queue") == queue:
+            marks.append(line)
+        elif line.get("what") in _ANOTHER_STORY:
+            marks.clear()
+    return marks
 
 
-def is_poison(entry: Entry, max_crashes: int) -> bool:
-    """Whether its marks are enough: as many as that, all but one of them alone, and one alone at least."""
-    marks = crashes(entry)
+def is_poison(queue: str, history: Iterable[Mapping[str, Any]], max_crashes: int) -> bool:
+    """Whether the marks are enough: as many as that, all but one of them alone, and one alone at least."""
+    marks = crash_marks(queue, history)
     alone = sum(bool(mark.get("alone")) for mark in marks)
     return len(marks) >= max_crashes and alone >= max(1, max_crashes - 1)
+
+
+def shunt_line(now_ns: int) -> Mapping[str, Any]:
+    """The history's line for an entry that goes to ``shunt`` for it."""
+    reason = "the process that had it in hand died again and again"
+    return {"t": now_ns, "what": "shunt", "reason": reason}
+
+
+def ambiguous_line(mark: Mapping[str, Any], now_ns: int) -> Mapping[str, Any]:
+    """The history's line for recipients of whom nobody knows whether they got it (RFC 1047).
+
+    :param mark: the unanswered ``sending`` line.
+    """
+    return {"t": now_ns, "what": "ambiguous", "to": mark.get("to", []), "host": mark.get("host", "")}
