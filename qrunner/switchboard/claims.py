@@ -20,7 +20,7 @@ from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry
-from qrunner.format import Claimant, Name, history_line, ready_name, reseal, seal
+from qrunner.format import Claimant, Name, crash_marks, history_line, ready_name, reseal, seal
 from qrunner.message import SETTLED, Entry, still_owed
 from qrunner.switchboard import Claim, Holder, Hop, Move, Recovered, Ref
 from qrunner.switchboard.bell import InotifyBell
@@ -29,7 +29,6 @@ from qrunner.switchboard.hops import Child, Hops, Parent, move
 from qrunner.switchboard.index import DueIndex, key_of, parts_of
 from qrunner.switchboard.layout import Layout
 from qrunner.switchboard.leases import HeldLease
-from qrunner.switchboard.poison import crash_marks
 from qrunner.switchboard.reading import open_path
 from qrunner.switchboard.recovery import Recovery, set_aside
 

@@ -23,12 +23,12 @@ from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry, LeaseHeld, QueueError
-from qrunner.format import Name, Sealed, history_line, open_file, reseal, seal, unanswered
+from qrunner.format import Name, Sealed, crash_marks, history_line, open_file, reseal, seal, unanswered
 from qrunner.message import Draft, Entry
 from qrunner.slices import Range
-from qrunner.switchboard import Area, Claim, Holder, Hop, Move, Recovered, Ref
+from qrunner.switchboard import Add, Area, Claim, Holder, Hop, Move, Recovered, Ref
 from qrunner.switchboard.index import DueIndex, key_of, parts_of
-from qrunner.switchboard.poison import ambiguous_line, crash_mark, crash_marks, is_poison, shunt_line
+from qrunner.switchboard.poison import ambiguous_line, crash_mark, is_poison, shunt_line
 
 
 @dataclass(eq=False, slots=True)
@@ -86,12 +86,22 @@ class MemorySpool:
 
         :raises QueueError: there is no such queue.
         """
+        due_ns = self.clock.now_ns() + max(0, round(delay_s * 1e9))
+        return self.enqueue_all([Add(draft, queue, due_ns)])[0]
+
+    def enqueue_all(self, adds: Sequence[Add]) -> tuple[str, ...]:
+        """Accepts several entries, all or none; their ids.
+
+        :raises QueueError: there is no such queue.
+        """
         now = self.clock.now_ns()
-        sealed = seal(draft, now)
+        sealed = [seal(add.draft, now) for add in adds]
         with self._lock:
-            self._expect(queue)
-            self._lay_down(sealed, queue, now + round(delay_s * 1e9))
-        return sealed.id
+            for add in adds:
+                self._expect(add.queue)
+            for one, add in zip(sealed, adds, strict=True):
+                self._lay_down(one, add.queue, add.due_ns)
+        return tuple(one.id for one in sealed)
 
     def queues(self) -> tuple[str, ...]:
         """The names of the queues, sorted."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_ANOTHER_STORY = frozenset({"attempt", "requeue", "release", "rewrite"})
+from qrunner.format import crash_marks
 
 
 def crash_mark(queue: str, alone: bool, now_ns: int) -> Mapping[str, Any]:
@@ -19,17 +19,6 @@ def crash_mark(queue: str, alone: bool, now_ns: int) -> Mapping[str, Any]:
     :param alone: nothing else was in that process's hands.
     """
     return {"t": now_ns, "what": "crash", "queue": queue, "alone": alone}
-
-
-def crash_marks(queue: str, history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The deaths in this queue that the entry was a suspect of since anything else became of it."""
-    marks: list[Mapping[str, Any]] = []
-    for line in history:
-        if line.get("what") == "crash" and line.get("queue") == queue:
-            marks.append(line)
-        elif line.get("what") in _ANOTHER_STORY:
-            marks.clear()
-    return marks
 
 
 def is_poison(queue: str, history: Iterable[Mapping[str, Any]], max_crashes: int) -> bool:

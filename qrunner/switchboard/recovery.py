@@ -17,7 +17,7 @@ from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry
-from qrunner.format import Claimant, Name, Opened, crash_marks, history_line, parse_name, unanswered
+from qrunner.format import Claimant, Name, Opened, history_line, parse_name, unanswered
 from qrunner.log import visible
 from qrunner.message import SETTLED, Entry
 from qrunner.switchboard import Claim, Recovered

@@ -121,6 +121,15 @@ class SwitchboardContract(ABC):
             spool.enqueue("nowhere", draft())
         assert places(spool) == {}
 
+    def test_several_are_accepted_together_or_not_at_all(self, spool: Spool, clock: FakeClock) -> None:
+        adds = [Add(draft(), queue, clock.now_ns() + n) for n, queue in enumerate(["in", "out", "in"])]
+        ids = spool.enqueue_all(adds)
+        assert places(spool) == {id: [("queue", add.queue)] for id, add in zip(ids, adds, strict=True)}
+        assert [ref.due_ns - clock.now_ns() for ref in spool.peek("in")] == [0, 2]
+        with pytest.raises(QueueError):
+            spool.enqueue_all([*adds, Add(draft(), "nowhere", 0)])
+        assert set(places(spool)) == set(ids)
+
     def test_sixteen_threads_enqueue_at_once_and_each_message_is_there_once(self, spool: Spool) -> None:
         with ThreadPoolExecutor(16) as threads:
             ids = list(threads.map(lambda n: spool.enqueue("in", draft(f"{n}@example.org")), range(160)))
