@@ -6,12 +6,12 @@ table and walks every import.
 
 ::
 
-    programs   master  child  ctl/*  [inject]
+    programs   plan  slot  master  child  ctl/*  [inject]
     jobs       runners/*
     engine     site  runner  testing/*
     wings      switchboard/* | smtp/*
     values     message  format  fate  slices  schedule  match  report  config/*
-    ground     errors  clock  wakeup  log  metrics
+    ground     errors  clock  wakeup  owner  log  metrics  rundir
 
 Exceptions, each with its reason: none.
 

@@ -1,0 +1,91 @@
+"""What all verbs share: the site they work on, whose user they become, what an error ends with.
+
+Standard output is data, standard error is talk: data goes through ``click.echo``, talk through ``say``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qrunner.errors import TEMPORARY_ERRNOS, ConfigError, QRunnerError, QueueError
+
+if TYPE_CHECKING:
+    from qrunner.config import Config
+    from qrunner.site import Site
+
+DONE, FAILED, USAGE, NOT_RUNNING, TRY_AGAIN, CONFIGURATION = 0, 1, 2, 3, 75, 78
+
+
+class NotRunning(QRunnerError):
+    """There is no master to talk to."""
+
+
+@dataclass(slots=True)
+class Settings:
+    """What was said before the verb, or beside it. ``ctx.find_root().obj``."""
+
+    config: Path | None = None
+
+
+def exit_code(error: Exception) -> int | None:
+    """The exit code that an error ends the program with; None: it is a bug, or click's own to tell."""
+    if isinstance(error, NotRunning):
+        return NOT_RUNNING
+    if isinstance(error, ConfigError):
+        return CONFIGURATION
+    if isinstance(error, QueueError):
+        return TRY_AGAIN
+    if isinstance(error, QRunnerError):
+        return FAILED
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        return TRY_AGAIN if error.errno in TEMPORARY_ERRNOS else FAILED
+    return None
+
+
+def config_path(ctx: click.Context) -> Path:
+    """The configuration file that this call is about, absolute. :raises ConfigError: there is none."""
+    from qrunner.config import find
+
+    return find(ctx.find_root().ensure_object(Settings).config)
+
+
+def load_config(ctx: click.Context) -> Config:
+    """The configuration, checked; from here on this process is the owner of the queues.
+
+    :raises ConfigErrors: with every problem.
+    :raises QRunnerError: we are neither the owner nor root.
+    """
+    from qrunner.config import load
+    from qrunner.owner import become_owner
+
+    config = load(config_path(ctx))
+    become_owner(config.site.queue_dir)
+    return config
+
+
+def load_site(ctx: click.Context) -> Site:
+    """The site; from here on this process is the owner of the queues. Raises as ``load_config``."""
+    config = load_config(ctx)
+    from qrunner.site import Site
+
+    return Site(config)
+
+
+def say(text: str) -> None:
+    """Talk: a line, or several, on standard error, whatever they are made of."""
+    from qrunner.log import visible
+
+    click.echo(visible(text, keep="\n"), err=True)
+
+
+def colour(text: str, **style: object) -> str:
+    """The text in a colour where standard output is a terminal and ``NO_COLOR`` does not forbid it."""
+    if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
+        return text
+    return click.style(text, **style)  # type: ignore[arg-type]
