@@ -1,0 +1,219 @@
+"""One runner's process: one slice, from its start to its stop.
+
+Under a master it reads the master's copy of the configuration and holds the end of a pipe that breaks when the master
+dies; it stops then as if it had been told to. `qrunner-ctl run` has the same life in the foreground, without either.
+
+Exit codes: 0 stopped as it was told, or `--once` and nothing is due; 1 it did not come up; 70 it came up and a bug
+ended it; 78 its class can't be loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qrunner import log as logs
+from qrunner.clock import rfc3339
+from qrunner.config import Config, parse
+from qrunner.errors import ConfigError
+from qrunner.loading import extend_path, load_class
+from qrunner.log import event
+from qrunner.metrics import write_state
+from qrunner.owner import become_owner
+from qrunner.rundir import RunDir
+
+if TYPE_CHECKING:
+    from qrunner.engine import Engine
+
+OK, DID_NOT_START, BUG, CONFIGURATION = 0, 1, 70, 78
+_LOOK_S, _LOOK_EARLY_S, _BEAT_S = 2.0, 0.05, 10.0
+_AFTER_GRACE_S = 10.0
+
+_log = logging.getLogger("qrunner.runner")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What this process is to do.
+
+    :param lifeline: a descriptor that ends when the master dies; None: there is no master.
+    """
+
+    config: Config
+    runner: str
+    slice: int
+    once: bool = False
+    lifeline: int | None = None
+    restarts: int = 0
+
+
+class Heartbeat:
+    """Writes down how the engine is: when that changes, and every ten seconds."""
+
+    def __init__(self, task: Task, engine: Engine) -> None:
+        self._task, self._engine = task, engine
+        self._path = RunDir(task.config.site.state_dir).runner_file(task.runner, task.slice)
+        self._nonce = secrets.token_hex(8)
+        self._said: dict[str, Any] = {}
+        self._age_s = 0.0
+        self.was_up = False
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self.beat()
+            # Whoever waits for us to come up is told at once.
+            look_s = _LOOK_S if self.was_up else _LOOK_EARLY_S
+            await asyncio.sleep(look_s)
+            self._age_s += look_s
+
+    def beat(self) -> None:
+        """One look; a disk without room for it is no reason to stop."""
+        self.was_up = self.was_up or self._engine.state == "running"
+        state = self._state()
+        if state != self._said or self._age_s >= _BEAT_S:
+            with contextlib.suppress(OSError):
+                write_state(self._path, state)
+            self._said, self._age_s = state, 0.0
+
+    def _state(self) -> dict[str, Any]:
+        engine = self._engine
+        return {
+            "name": self._task.runner,
+            "slice": self._task.slice,
+            "state": engine.state,
+            "reason": engine.reason,
+            "since": rfc3339(engine.since_ns),
+            "processed": engine.processed,
+            "failed": engine.failed,
+            "rate_1m": engine.rate_1m,
+            "in_hand": engine.in_hand,
+            "restarts": self._task.restarts,
+            "nonce": self._nonce,
+        }
+
+
+def run_slice(task: Task) -> int:
+    """Runs the slice until it is told to stop; the exit code. The log is set up already."""
+    config = task.config.runners[task.runner]
+    _be_nice(config.slices[task.slice].nice)
+    extend_path(task.config.site.python_path)
+    # Loaded here, and not above, so that a program which only asks for the exit codes does not pay for it.
+    from qrunner.engine import Engine
+    from qrunner.site import Site
+
+    try:
+        runner_class = load_class(config.class_name)
+        engine = Engine(Site(task.config), config, task.slice, runner_class, log=_log)
+    except ConfigError as error:
+        event(_log, "runner not loaded", level=logging.ERROR, exc=error.__cause__, error=str(error))
+        return _say(str(error), CONFIGURATION)
+    return asyncio.run(_live(task, engine))
+
+
+async def _live(task: Task, engine: Engine) -> int:
+    heart = Heartbeat(task, engine)
+    _listen(task, engine)
+    beating = asyncio.create_task(heart.run())
+    try:
+        await engine.run(once=task.once)
+    except Exception as error:
+        heart.beat()
+        event(_log, "runner failed", level=logging.ERROR, exc=error)
+        return _say(f"{type(error).__name__}: {error}", BUG if heart.was_up else DID_NOT_START)
+    finally:
+        beating.cancel()
+        heart.beat()
+    return OK
+
+
+def _listen(task: Task, engine: Engine) -> None:
+    """Signals and the master's end, as calls in the loop."""
+    loop = asyncio.get_running_loop()
+    grace_s = task.config.runners[task.runner].grace_s
+
+    def stop() -> None:
+        engine.stop()
+        if task.lifeline is None:
+            _end_after(grace_s + _AFTER_GRACE_S)
+
+    def orphaned() -> None:
+        assert task.lifeline is not None
+        loop.remove_reader(task.lifeline)
+        event(_log, "the master has died", level=logging.WARNING)
+        engine.stop()
+        _end_after(grace_s + _AFTER_GRACE_S)
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGUSR1, logs.reopen)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if task.lifeline is None:
+        loop.add_signal_handler(signal.SIGINT, stop)
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        loop.add_reader(task.lifeline, orphaned)
+
+
+def _end_after(seconds: float) -> None:
+    """Ends the process at the latest then, whatever a thread of the site's code is stuck in. The engine has written
+    down that it is stopping, so what is in hand is not blamed."""
+    timer = threading.Timer(seconds, os._exit, [OK])
+    timer.daemon = True
+    timer.start()
+
+
+def _be_nice(increment: int) -> None:
+    try:
+        os.nice(increment)
+    except PermissionError:
+        event(_log, "nice refused", level=logging.WARNING, nice=increment)
+
+
+def _say(text: str, code: int) -> int:
+    """For the master, who keeps the last line that a process printed."""
+    sys.stderr.write(text.replace("\n", " ") + "\n")
+    return code
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("qrunner.child")
+    parser.add_argument("--config", type=Path, required=True, help="the master's copy")
+    parser.add_argument(
+        "--path", type=Path, required=True, help="where its relative paths start: the original"
+    )
+    parser.add_argument("--runner", required=True)
+    parser.add_argument("--slice", type=int, required=True)
+    parser.add_argument("--lifeline", type=int, required=True)
+    parser.add_argument("--echo", type=int)
+    parser.add_argument("--restarts", type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """``python -m qrunner.child``, as the master begins it."""
+    faulthandler.enable()
+    options = _options()
+    config = parse(options.config.read_text("utf-8"), options.path)
+    become_owner(config.site.queue_dir)
+    echo = os.fdopen(options.echo, "w", buffering=1) if options.echo is not None else None
+    log_file = RunDir(config.site.state_dir).log_file
+    logs.setup(f"runner:{options.runner}/{options.slice}", path=log_file, stream=echo)
+    for fd in filter(None, (options.lifeline, options.echo)):
+        os.set_inheritable(fd, False)
+    task = Task(config, options.runner, options.slice, lifeline=options.lifeline, restarts=options.restarts)
+    return run_slice(task)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""What a master runs: the slices of a checked configuration that are this machine's, and what each depends on.
+
+The configuration's text is kept beside the master's lock under its own hash; the processes read that copy, never the
+file that somebody may be editing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qrunner.config import Config, RunnerConfig
+from qrunner.rundir import RunDir
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One slice of one runner, to be kept running. ``queue`` is empty for a door."""
+
+    runner: str
+    slice: int
+    queue: str
+    grace_s: float
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.runner, self.slice
+
+    @property
+    def label(self) -> str:
+        """As it is called in the log."""
+        return f"{self.runner}/{self.slice}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A configuration and its snapshot."""
+
+    config: Config
+    sha1: str
+    snapshot: Path
+
+    def jobs(self) -> tuple[Job, ...]:
+        """What is to be run on this machine, in the order of the configuration."""
+        return tuple(
+            Job(runner.name, index, "" if runner.door else runner.queue, runner.grace_s)
+            for runner in self.config.runners.values()
+            for index in range(len(runner.slices))
+            if is_ours(self.config, runner, index)
+        )
+
+    def depends(self, name: str) -> tuple[Any, ...]:
+        """All of the configuration that a runner's processes look at; while it is equal they need no restart."""
+        config, runner = self.config, self.config.runners[name]
+        # Routes and balances are looked up by site code as well, under any name, so a runner depends on them all.
+        return (
+            runner,
+            config.site,
+            {host: config.smtp.get(host) for host in _hosts(config, runner)},
+            config.balance,
+            config.routes,
+        )
+
+
+def is_ours(config: Config, runner: RunnerConfig, index: int) -> bool:
+    """Whether this machine is to run the slice."""
+    one = runner.slices[index]
+    return runner.enabled and one.enabled and one.node in (None, config.site.node)
+
+
+def _hosts(config: Config, runner: RunnerConfig) -> set[str]:
+    """Its own, and those of the queues it hands mail to while its own are down."""
+    names = {host for one in runner.slices for host in one.smtp}
+    on_down = runner.settings.get("on_down") or ()
+    for other in config.runners.values():
+        if other.queue in on_down:
+            names.update(host for one in other.slices for host in one.smtp)
+    return names
+
+
+def make_plan(config: Config, run: RunDir) -> Plan:
+    """Writes the snapshot of a checked configuration. ``OSError``: there was no room."""
+    data = config.text.encode()
+    sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    path = run.snapshot_file(sha1)
+    if not path.exists():
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            scratch.write_bytes(data)
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    return Plan(config, sha1, path)
+
+
+def sweep_snapshots(run: RunDir, wanted: Collection[Path]) -> None:
+    """Removes the snapshots that no process reads any more."""
+    for path in run.run.glob("config-*.toml"):
+        if path not in wanted:
+            with contextlib.suppress(OSError):
+                path.unlink()
