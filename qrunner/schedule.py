@@ -29,6 +29,9 @@ class Retry:
     warn_s: float | None = None
 
 
+USUAL = Retry()
+
+
 def delay_s(retry: Retry, attempt: int, random: float) -> float:
     """Seconds to wait after failed attempt number ``attempt`` (the first is 1); ``random`` is in [0, 1).
 

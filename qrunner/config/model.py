@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qrunner.match import Match
-from qrunner.schedule import Retry
+from qrunner.schedule import USUAL, Retry
 
 Names = tuple[str, ...]
 
@@ -30,7 +30,7 @@ class SiteConfig:
     python_path: tuple[Path, ...] = ()
     durability: str = "full"
     min_free: int = 64 << 20
-    retry: Retry = Retry()
+    retry: Retry = USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class RunnerConfig:
     grace_s: float = 30.0
     timeout_s: float | None = None
     max_crashes: int = 3
-    retry: Retry = Retry()
+    retry: Retry = USUAL
     report: str = "sender"
     handlers: Names = ()
     next: Names = ()
