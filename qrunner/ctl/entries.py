@@ -100,7 +100,7 @@ def _destination(site: Site, to: str | None, ref: Ref) -> str:
         return to or ref.queue
     entry = site.spool.read(ref)
     draft = Draft(entry.message, entry.envelope.only(entry.recipients), entry.meta)
-    names = sorted({name for name, _ in site.resolve(to, draft)})
+    names = sorted({name for name, _ in site.parts(to, draft, site.clock.now_ns())})
     if len(names) != 1:
         raise QueueError(f"{to} would take it apart, to {' and '.join(names)}: name one of them")
     return names[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -122,7 +123,7 @@ def checked_id(word: str) -> str:
 
 def ids_from_input() -> list[str]:
     """The ids on standard input: the first word of each line."""
-    lines = (line.split() for line in click.get_text_stream("stdin", errors="backslashreplace"))
+    lines = (line.split() for line in sys.stdin)
     return [checked_id(words[0]) for words in lines if words]
 
 
@@ -176,7 +177,9 @@ def takes_selection(command: Callable[..., Any]) -> Callable[..., Any]:
         filters = Filters(**{name: values.pop(name) for name in names})
         return command(*args, selection=chosen(selectors, filters, typed(selectors, filters)), **values)
 
-    decorated: Callable[..., Any] = click.argument("selectors", nargs=-1, metavar="[ID|QUEUE|-|ALL]...")(called)
+    decorated: Callable[..., Any] = click.argument("selectors", nargs=-1, metavar="[ID|QUEUE|-|ALL]...")(
+        called
+    )
     for option in reversed(_FILTERS):
         decorated = option(decorated)
     return decorated
