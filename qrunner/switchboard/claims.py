@@ -20,7 +20,7 @@ from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry
-from qrunner.format import Claimant, Name, history_line, ready_name, reseal, seal
+from qrunner.format import Claimant, Name, crash_marks, history_line, ready_name, reseal, seal
 from qrunner.message import SETTLED, Entry, still_owed
 from qrunner.switchboard import Claim, Holder, Hop, Move, Recovered, Ref
 from qrunner.switchboard.bell import InotifyBell
@@ -52,6 +52,7 @@ class FilesLease:
         self._layout, self._disk, self._clock, self._held, self._log = layout, disk, clock, held, log
         self._hops = Hops(layout, disk, queue)
         self._index = DueIndex()
+        self._renewed: dict[bytes, int] = {}
         self._bell: InotifyBell | None = None
         self._in_hand: dict[str, Claim | None] = {}
         self._dirty: set[str] = set()
@@ -74,6 +75,7 @@ class FilesLease:
         if self._bell is not None:
             self._bell.lost_count = False
         found, keys = self._recovery.look_through()
+        self._renewed.clear()
         self._index.replace(keys)
         return found
 
@@ -84,13 +86,18 @@ class FilesLease:
         return [self._ref(key) for key in self._index.peek(now_ns)]
 
     def renew(self, ref: Ref, due_ns: int | None = None) -> None:
-        self._index.add(key_of(ref.due_ns if due_ns is None else due_ns, ref.id))
+        key = key_of(ref.due_ns if due_ns is None else due_ns, ref.id)
+        if due_ns is not None and due_ns != ref.due_ns:
+            # The file keeps its name, and it is by that name that it is claimed.
+            self._renewed[key] = ref.due_ns
+        self._index.add(key)
 
     def next_due_ns(self, after_ns: int = -1) -> int | None:
         return self._index.next_due_ns(after_ns)
 
     def _ref(self, key: bytes) -> Ref:
         due_ns, id = parts_of(key)
+        due_ns = self._renewed.get(key, due_ns)
         return Ref(
             self.queue, id, due_ns, token=f"{self._layout.place(self.queue, id)}/{ready_name(due_ns, id)}"
         )
@@ -133,7 +140,8 @@ class FilesLease:
         except OSError:
             self._give_up(path, ref)
             raise
-        claim = Claim(opened.entry, path)
+        suspect = bool(crash_marks(self.queue, opened.entry.history))
+        claim = Claim(opened.entry, path, suspect)
         self._in_hand[path] = claim
         return claim
 

@@ -72,21 +72,20 @@ class FilesSpool:
 
     def enqueue_all(self, adds: Sequence[Add]) -> tuple[str, ...]:
         now = self.clock.now_ns()
+        sealed = [seal(add.draft, now) for add in adds]
         staged: list[Staged] = []
-        ids: list[str] = []
         try:
             self._check_space()
-            for add in adds:
-                sealed = seal(add.draft, now)
-                name = ready_name(add.due_ns, sealed.id)
-                staged.append(self.disk.stage(self.layout.place(add.queue, sealed.id), name, sealed.parts))
-                ids.append(sealed.id)
+            for one, add in zip(sealed, adds, strict=True):
+                name = ready_name(add.due_ns, one.id)
+                staged.append(self.disk.stage(self.layout.place(add.queue, one.id), name, one.parts))
             self.disk.publish(staged)
         except OSError as error:
-            for one in staged:
-                one.close()
+            for file in staged:
+                file.withdraw()
+                file.close()
             raise self._refusal(adds, error) from error
-        return tuple(ids)
+        return tuple(one.id for one in sealed)
 
     def _refusal(self, adds: Sequence[Add], error: OSError) -> QueueError:
         names = ", ".join(dict.fromkeys(add.queue for add in adds))

@@ -17,7 +17,7 @@ from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry
-from qrunner.format import Claimant, Name, Opened, crash_marks, history_line, parse_name, unanswered
+from qrunner.format import Claimant, Name, Opened, history_line, parse_name, unanswered
 from qrunner.log import visible
 from qrunner.message import SETTLED, Entry
 from qrunner.switchboard import Claim, Recovered
@@ -26,6 +26,7 @@ from qrunner.switchboard.hops import Hops, move
 from qrunner.switchboard.index import key_of
 from qrunner.switchboard.layout import Layout
 from qrunner.switchboard.leases import HeldLease, is_explained, is_live, registry, sweep
+from qrunner.switchboard.poison import ambiguous_line, crash_mark, is_poison, shunt_line
 from qrunner.switchboard.reading import names_in, open_path
 
 _DAY_S = 86_400
@@ -145,9 +146,10 @@ class Recovery:
             return None
         lines = self._unanswered(entry)
         if self._is_blamed(claimant):
-            lines.append(self._mark(alone))
-            if self._is_poison(entry, lines):
-                self._append(path, entry, [*lines, self._shunted()])
+            now = self._clock.now_ns()
+            lines.append(crash_mark(self._queue, alone, now))
+            if is_poison(self._queue, (*entry.history, *lines), self._max_crashes):
+                self._append(path, entry, [*lines, shunt_line(now)])
                 move(path, self._layout.aside("shunt", self._queue), entry.due_ns, entry.id)
                 found.shunted.append(entry.id)
                 self._log.error("shunted: it killed its process again and again id=%s", entry.id)
@@ -170,10 +172,7 @@ class Recovery:
 
     def _unanswered(self, entry: Entry) -> list[Mapping[str, Any]]:
         mark = unanswered(entry.history)
-        if mark is None:
-            return []
-        line = {"t": self._clock.now_ns(), "what": "ambiguous", "to": mark.get("to", [])}
-        return [{**line, "host": mark.get("host", "")}]
+        return [] if mark is None else [ambiguous_line(mark, self._clock.now_ns())]
 
     def _is_blamed(self, claimant: Claimant) -> bool:
         """Whether a death is the fault of what was in hand: not ours to put back, not the machine's, not announced."""
@@ -181,18 +180,6 @@ class Recovery:
         if claimant.nonce == mine.nonce or is_explained(self._held.directory, claimant.nonce):
             return False
         return claimant.node != mine.node or claimant.boot == mine.boot
-
-    def _mark(self, alone: bool) -> Mapping[str, Any]:
-        return {"t": self._clock.now_ns(), "what": "crash", "queue": self._queue, "alone": alone}
-
-    def _shunted(self) -> Mapping[str, Any]:
-        reason = "the process that had it in hand died again and again"
-        return {"t": self._clock.now_ns(), "what": "shunt", "reason": reason}
-
-    def _is_poison(self, entry: Entry, more: list[Mapping[str, Any]]) -> bool:
-        marks = crash_marks(self._queue, (*entry.history, *more))
-        alone = sum(1 for mark in marks if mark.get("alone"))
-        return len(marks) >= self._max_crashes and alone >= max(1, self._max_crashes - 1)
 
     def _append(self, path: str, entry: Entry, lines: list[Mapping[str, Any]]) -> None:
         progressed = any(line.get("what") in SETTLED for line in entry.history)
