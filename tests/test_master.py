@@ -75,9 +75,13 @@ def test_a_runner_that_dies_while_the_configuration_is_edited_comes_back_on_the_
 def test_hup_with_an_error_in_the_configuration_changes_nothing_and_is_remembered(site: TinySite) -> None:
     site.ctl("start")
     before = site.pids()
+    site.change("tiny:Pass", "tiny:Nothing")
+    os.kill(site.master.pid, signal.SIGHUP)
+    wait_for(lambda: "tiny has no 'Nothing'" in site.master.reload_error)
+    site.change("tiny:Nothing", "tiny:Pass")
     site.change("weight = 70", 'weight = "much"')
     os.kill(site.master.pid, signal.SIGHUP)
-    wait_for(lambda: site.master.reload_error)
+    wait_for(lambda: "weight" in site.master.reload_error)
     assert site.pids() == before
     (problem,) = site.status(1)["problems"]
     assert "reload was refused" in problem["what"]
