@@ -6,7 +6,7 @@ table and walks every import.
 
 ::
 
-    programs   plan  slot  watch  master  child  ctl/*  [inject]
+    programs   [inject]  plan  slot  watch  master  child  ctl/*
     jobs       runners/*
     engine     routing  site  runner  loading  verdict  engine  batch  testing/*
     wings      switchboard/* | smtp/*
