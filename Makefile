@@ -1,9 +1,10 @@
 # Each target works as the first command on a fresh clone: what it needs, `setup` builds.
 
-PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(if \
-	$(shell $(p) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(p))) python3)
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done; echo $$p)
 PREFIX ?= $(if $(filter 0,$(shell id -u)),/opt/qrunner,$(HOME)/.local/share/qrunner)
 BINDIR ?= $(if $(filter 0,$(shell id -u)),/usr/local/bin,$(HOME)/.local/bin)
+TESTS  ?= tests
 
 BIN    = .venv/bin
 STAMP  = .venv/.complete
@@ -15,7 +16,7 @@ PYTEST = $(BIN)/python -m pytest $(PYTEST_ARGS)
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'Variables: PYTHON (builds .venv), PYTEST_ARGS, QUICK=1 (bench), PREFIX and BINDIR (install)'
+	@echo 'Variables: PYTHON (builds .venv), TESTS (a file or folder), PYTEST_ARGS, QUICK=1 (bench), PREFIX and BINDIR (install)'
 
 setup: $(STAMP) $(BIN)/qrunner-inject  ## build .venv with qrunner-ctl, qrunner-inject and the tools for development
 
@@ -36,11 +37,11 @@ run: setup  ## the default site, etc/qrunner.toml, in the foreground; Ctrl-C sto
 
 test: setup  ## the tests, the heavy ones left out
 	@tests/wants
-	@$(PYTEST) -m 'not stress' tests
+	@$(PYTEST) -m 'not stress' $(TESTS)
 
 stress: setup  ## the heavy tests: minutes, not seconds
 	@tests/wants
-	@$(PYTEST) -m stress tests
+	@$(PYTEST) -m stress $(TESTS)
 
 check: lint types test  ## format, lint, types and tests: what CI runs
 

@@ -6,12 +6,12 @@ table and walks every import.
 
 ::
 
-    programs   plan  slot  watch  master  child  ctl/*  [inject]
+    programs   [inject]  plan  slot  watch  master  child  ctl/*
     jobs       runners/*
-    engine     site  runner  loading  testing/*
+    engine     routing  site  runner  loading  verdict  engine  batch  testing/*
     wings      switchboard/* | smtp/*
     values     message  format  fate  slices  schedule  match  report  config/*
-    ground     errors  clock  wakeup  owner  log  metrics  rundir
+    ground     errors  clock  threads  wakeup  owner  log  metrics  rundir
 
 Exceptions, each with its reason: none.
 

@@ -88,7 +88,7 @@ class BatchEngine(Engine):
         self._become("waiting", reason)
         pause_s = self._pause_s if delay_s is None else delay_s
         self._pause_s = min(_PAUSE_S[1], self._pause_s * 2)
-        self._troubled_until_ns = self.clock.now_ns() + int(pause_s * 1e9)
+        self._troubled_until_ns = self.clock.monotonic_ns() + int(pause_s * 1e9)
         self._rung = True
 
     async def _show(self, refs: Sequence[Ref]) -> None:

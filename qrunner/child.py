@@ -15,7 +15,6 @@ import contextlib
 import faulthandler
 import logging
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -64,7 +63,6 @@ class Heartbeat:
     def __init__(self, task: Task, engine: Engine) -> None:
         self._task, self._engine = task, engine
         self._path = RunDir(task.config.site.state_dir).runner_file(task.runner, task.slice)
-        self._nonce = secrets.token_hex(8)
         self._said: dict[str, Any] = {}
         self._age_s = 0.0
         self.was_up = False
@@ -100,7 +98,7 @@ class Heartbeat:
             "rate_1m": engine.rate_1m,
             "in_hand": engine.in_hand,
             "restarts": self._task.restarts,
-            "nonce": self._nonce,
+            "nonce": engine.nonce,
             "grace_s": self._task.config.runners[self._task.runner].grace_s,
             "has_master": self._task.lifeline is not None,
         }
@@ -121,6 +119,9 @@ def run_slice(task: Task) -> int:
     except ConfigError as error:
         event(_log, "runner not loaded", level=logging.ERROR, exc=error.__cause__, error=str(error))
         return _say(str(error), CONFIGURATION)
+    except Exception as error:
+        event(_log, "runner not made", level=logging.ERROR, exc=error)
+        return _say(f"{type(error).__name__}: {error}", DID_NOT_START)
     return asyncio.run(_live(task, engine))
 
 
@@ -157,7 +158,13 @@ def _listen(task: Task, engine: Engine) -> None:
         engine.stop()
         _end_after(grace_s + _AFTER_GRACE_S)
 
+    def stop_at_once() -> None:
+        engine.stop()
+        # Once the loop has seen the stop: it then waits for what is in hand, and this ends the wait.
+        loop.call_soon(engine.cut_short)
+
     loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGQUIT, stop_at_once)
     loop.add_signal_handler(signal.SIGUSR1, logs.reopen)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if task.lifeline is None:

@@ -235,7 +235,7 @@ class Engine:
         return busy
 
     def _is_troubled(self) -> bool:
-        return self.clock.now_ns() < self._troubled_until_ns
+        return self.clock.monotonic_ns() < self._troubled_until_ns
 
     async def _poll(self) -> None:
         now = self.clock.monotonic_ns()
@@ -253,6 +253,7 @@ class Engine:
             found = await asyncio.to_thread(self.lease.refresh)
         except OSError as error:
             self._trouble(error)
+            self._next_poll_ns = self._troubled_until_ns
         else:
             self._learn(found)
             self._untroubled()
@@ -280,13 +281,12 @@ class Engine:
         ends = [self._next_poll_ns]
         if self._next_periodic_ns is not None:
             ends.append(self._next_periodic_ns)
-        wall = self.clock.now_ns()
-        if self._troubled_until_ns > wall:
-            ends.append(now + self._troubled_until_ns - wall)
+        if self._is_troubled():
+            ends.append(self._troubled_until_ns)
         elif self._has_room():
             due_ns = self._next_due_ns()
             if due_ns is not None:
-                ends.append(now + max(0, due_ns - wall))
+                ends.append(now + max(0, due_ns - self.clock.now_ns()))
         if self._alone_until_ns > now:
             ends.append(self._alone_until_ns)
         return max(0.0, (min(ends) - now) / 1e9)
@@ -302,7 +302,7 @@ class Engine:
         self._become(
             "waiting", f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         )
-        self._troubled_until_ns = self.clock.now_ns() + int(self._trouble_s * 1e9)
+        self._troubled_until_ns = self.clock.monotonic_ns() + int(self._trouble_s * 1e9)
         self._trouble_s = min(_TROUBLE_S[1], self._trouble_s * 2)
 
     def _untroubled(self) -> None:
@@ -375,10 +375,16 @@ class Engine:
         try:
             verdict = await self._decide(claim)
             if verdict is not None:
-                await self.commit([claim], verdict)
+                await self._commit_or_shunt(claim, verdict)
                 self._suspects.pop(id, None)
         finally:
             self._claims.pop(id, None)
+
+    async def _commit_or_shunt(self, claim: Claim, verdict: Verdict) -> None:
+        try:
+            await self.commit([claim], verdict)
+        except Exception as error:  # content that no file can hold, such as metadata that is not JSON
+            await self.commit([claim], self.judge.judge_error([claim], error))
 
     async def _decide(self, claim: Claim) -> Verdict | None:
         """What becomes of the entry; None: it was put back, because we stop."""

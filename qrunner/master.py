@@ -47,7 +47,7 @@ from qrunner.rundir import RunDir
 from qrunner.slot import Slot
 
 _AFTER_GRACE_S = 5.0
-_AT_ONCE_S = 1.0
+_AT_ONCE_S = 2.0
 _TICK_S, _BUSY_TICK_S = 5.0, 0.25
 _SIGNALS = (
     signal.SIGTERM,
@@ -84,10 +84,11 @@ class Master:
         """Until everything has stopped."""
         event(_log, "master started", config=self.plan.config.path, slices=len(self.slots))
         with self._wakeups() as wake:
+            self._tend()
             while self._state != "stopping" or self.leaving:
-                self._tend()
                 self._publish()
                 self._wait(wake)
+                self._tend()
         self._state = "stopped"
         self._publish()
         event(_log, "master stopped")
@@ -198,7 +199,10 @@ class Master:
 
     def _leave(self, slots: list[Slot], *, at_once: bool = False) -> None:
         for slot in slots:
-            slot.stop(_AT_ONCE_S if at_once else slot.job.grace_s + _AFTER_GRACE_S)
+            if at_once:
+                slot.stop(_AT_ONCE_S, signal.SIGQUIT)
+            else:
+                slot.stop(slot.job.grace_s + _AFTER_GRACE_S)
         self.leaving = list(dict.fromkeys([*self.leaving, *slots]))
 
     def _reload(self) -> None:

@@ -109,11 +109,11 @@ class Slot:
             f"--restarts={self.restarts}",
         ]
 
-    def stop(self, grace_s: float) -> None:
-        """Asks the process to stop; after so many seconds ``overdue`` says that it must be killed."""
-        self.kill_at_ns = time.monotonic_ns() + round(grace_s * 1e9)
+    def stop(self, limit_s: float, number: signal.Signals = signal.SIGTERM) -> None:
+        """Asks the process to stop, by this signal; from so many seconds on it is to be killed."""
+        self.kill_at_ns = time.monotonic_ns() + round(limit_s * 1e9)
         if self.process is not None:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(number)
 
     def kill(self, explain: Callable[[int], None]) -> None:
         """Ends the process, having written down first that it is we who do it."""

@@ -67,6 +67,11 @@ class Watch:
                 name = data[at + _HEADER.size : at + _HEADER.size + length].rstrip(b"\0")
                 at += _HEADER.size + length
                 directory = self._directories.get(number, "")
+                if mask & _MOVE_SELF:
+                    # It is somewhere else now, and what appears there must not be told under the old name.
+                    _libc.inotify_rm_watch(self._fd, number)
+                if mask & _IGNORED:
+                    self._directories.pop(number, None)
                 if mask & (_Q_OVERFLOW | _DELETE_SELF | _MOVE_SELF | _IGNORED | _UNMOUNT):
                     events.append(Event(directory, b"", lost=True))
                 elif name:

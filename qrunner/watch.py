@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qrunner.metrics import age_s, boot_id, read_state
 from qrunner.rundir import RunDir, is_alive
-
-_NO_ONE: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class Process:
     heartbeat_age_s: float | None = None
     grace_s: float = 0.0
     orphaned: bool = False
-    beat: Mapping[str, Any] = _NO_ONE
+    beat: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_up(self) -> bool:

@@ -115,12 +115,10 @@ def _salvage(path: Path, error: ConfigError) -> Places:
         raise error
     found = dict(re.findall(r"""^\s*(queue_dir|state_dir)\s*=\s*["']([^"'\n]+)["']""", text, re.MULTILINE))
     base = path.absolute().parent.resolve()
-    try:
-        return Places(
-            *(Path(os.path.normpath(base / found[key])) for key in ("queue_dir", "state_dir")), str(error)
-        )
-    except KeyError:
-        raise error from None
+    if found.keys() != {"queue_dir", "state_dir"}:
+        raise error
+    queue_dir, state_dir = (Path(os.path.normpath(base / found[key])) for key in ("queue_dir", "state_dir"))
+    return Places(queue_dir, state_dir, str(error))
 
 
 def say(text: str) -> None:

@@ -27,6 +27,8 @@ class Verb(NamedTuple):
 
 
 VERBS: Mapping[str, Verb] = {
+    "init": Verb("qrunner.ctl.setup:init", "lay out a site"),
+    "check": Verb("qrunner.ctl.setup:check", "everything that is wrong with the configuration"),
     "start": Verb("qrunner.ctl.processes:start", "start the master, return when every runner is up"),
     "stop": Verb("qrunner.ctl.processes:stop", "stop, and wait until everything has stopped"),
     "restart": Verb("qrunner.ctl.processes:restart", "stop, then start"),
@@ -34,6 +36,16 @@ VERBS: Mapping[str, Verb] = {
     "reopen": Verb("qrunner.ctl.processes:reopen", "open the log files anew, after a rotation"),
     "run": Verb("qrunner.ctl.processes:run", "one runner in the foreground, without a master"),
     "status": Verb("qrunner.ctl.status:status", "master, runners, queues, hosts, problems"),
+    "inject": Verb("qrunner.ctl.inject:inject", "put messages into a queue"),
+    "list": Verb("qrunner.ctl.listing:list_", "entries, oldest due first"),
+    "show": Verb("qrunner.ctl.listing:show", "one entry: envelope, headers, history"),
+    "hold": Verb("qrunner.ctl.entries:hold", "set entries aside until they are released"),
+    "release": Verb("qrunner.ctl.entries:release", "held entries back to where they came from"),
+    "unshunt": Verb("qrunner.ctl.entries:unshunt", "shunted entries back to where they came from"),
+    "requeue": Verb("qrunner.ctl.entries:requeue", "entries into a queue again, wherever they are"),
+    "delete": Verb("qrunner.ctl.entries:delete", "end entries, for good"),
+    "flush": Verb("qrunner.ctl.entries:flush", "make deferred entries due now"),
+    "slices": Verb("qrunner.ctl.listing:slices", "a runner's slices: range, share, owner, what waits"),
 }
 
 

@@ -1,0 +1,1 @@
+"""The stock runners, one file each: ``class = "incoming"`` is ``incoming.IncomingRunner``."""
