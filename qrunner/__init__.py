@@ -6,9 +6,9 @@ table and walks every import.
 
 ::
 
-    programs   plan  slot  watch  master  child  ctl/*  [inject]
+    programs   [inject]  plan  slot  watch  master  child  ctl/*
     jobs       runners/*
-    engine     routing  site  runner  loading  verdict  engine  batch  testing/*
+    engine     routing  site  runner  loading  disposal  suspects  verdict  engine  batch  testing/*
     wings      switchboard/* | smtp/*
     values     message  format  fate  slices  schedule  match  report  config/*
     ground     errors  clock  threads  wakeup  owner  log  metrics  rundir

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from qrunner.config import RunnerConfig
+from qrunner.disposal import handled
 from qrunner.engine import Engine
 from qrunner.errors import TemporaryFailure
 from qrunner.log import event
@@ -61,9 +62,7 @@ class BatchEngine(Engine):
         self._rung, self._looked_ns = False, now
         refs = self.lease.peek(now)
         if refs:
-            task = asyncio.get_running_loop().create_task(self._pass(refs))
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
+            self._spawn(self._pass(refs))
 
     async def _pass(self, refs: Sequence[Ref]) -> None:
         task = asyncio.current_task()
@@ -88,7 +87,7 @@ class BatchEngine(Engine):
         self._become("waiting", reason)
         pause_s = self._pause_s if delay_s is None else delay_s
         self._pause_s = min(_PAUSE_S[1], self._pause_s * 2)
-        self._troubled_until_ns = self.clock.now_ns() + int(pause_s * 1e9)
+        self._troubled_until_ns = self.clock.monotonic_ns() + int(pause_s * 1e9)
         self._rung = True
 
     async def _show(self, refs: Sequence[Ref]) -> None:
@@ -99,7 +98,7 @@ class BatchEngine(Engine):
             entry = self.lease.read(ref)
             if entry is None or ref.id in shown:
                 continue
-            changed = await self.handled(entry)
+            changed = await handled(self.handlers, entry)
             if isinstance(changed, Entry):
                 shown[ref.id] = ref
                 entries.append(changed)

@@ -10,27 +10,25 @@ Failures: a full or failing disk makes the runner ``waiting``; it keeps what it 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import inspect
 import logging
 import random
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.config import RunnerConfig
+from qrunner.disposal import fate_of
 from qrunner.errors import LeaseHeld, TemporaryFailure
 from qrunner.format import crash_marks
 from qrunner.loading import load_function
 from qrunner.log import event
-from qrunner.message import Entry, still_owed
+from qrunner.message import Entry
 from qrunner.metrics import Counters
 from qrunner.runner import Desk, Runner
 from qrunner.site import Site
 from qrunner.slices import cut
+from qrunner.suspects import Suspects
 from qrunner.switchboard import Claim, Lease, Recovered, Ref
-from qrunner.threads import in_thread
 from qrunner.verdict import Judge, Verdict
 
 _LEASE_RETRY_S = 1.0
@@ -63,9 +61,7 @@ class Engine:
         self._claims: dict[str, Claim] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._deciding: set[asyncio.Task[Any]] = set()
-        self._suspects: dict[str, int] = {}
-        self._alone: deque[Ref] = deque()
-        self._alone_until_ns = 0
+        self._suspects = Suspects()
         self._has_bell = False
         self._was_busy = True
         self._next_poll_ns = 0
@@ -235,7 +231,7 @@ class Engine:
         return busy
 
     def _is_troubled(self) -> bool:
-        return self.clock.now_ns() < self._troubled_until_ns
+        return self.clock.monotonic_ns() < self._troubled_until_ns
 
     async def _poll(self) -> None:
         now = self.clock.monotonic_ns()
@@ -253,13 +249,13 @@ class Engine:
             found = await asyncio.to_thread(self.lease.refresh)
         except OSError as error:
             self._trouble(error)
+            self._next_poll_ns = self._troubled_until_ns
         else:
             self._learn(found)
             self._untroubled()
 
     def _learn(self, found: Recovered) -> None:
-        for id in found.suspects:
-            self._suspects.setdefault(id, 1)
+        self._suspects.accuse(found.suspects)
         for id in found.shunted:
             self.counters.count(failed=True)
             event(
@@ -280,19 +276,18 @@ class Engine:
         ends = [self._next_poll_ns]
         if self._next_periodic_ns is not None:
             ends.append(self._next_periodic_ns)
-        wall = self.clock.now_ns()
-        if self._troubled_until_ns > wall:
-            ends.append(now + self._troubled_until_ns - wall)
+        if self._is_troubled():
+            ends.append(self._troubled_until_ns)
         elif self._has_room():
             due_ns = self._next_due_ns()
             if due_ns is not None:
-                ends.append(now + max(0, due_ns - wall))
-        if self._alone_until_ns > now:
-            ends.append(self._alone_until_ns)
+                ends.append(now + max(0, due_ns - self.clock.now_ns()))
+        if self._is_alone():
+            ends.append(self._suspects.alone_until_ns)
         return max(0.0, (min(ends) - now) / 1e9)
 
     def _has_room(self) -> bool:
-        return len(self._tasks) < self._concurrency and not self._alone and not self._is_alone()
+        return len(self._tasks) < self._concurrency and not self._suspects.waiting and not self._is_alone()
 
     def _next_due_ns(self) -> int | None:
         return self.lease.next_due_ns()
@@ -302,7 +297,7 @@ class Engine:
         self._become(
             "waiting", f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         )
-        self._troubled_until_ns = self.clock.now_ns() + int(self._trouble_s * 1e9)
+        self._troubled_until_ns = self.clock.monotonic_ns() + int(self._trouble_s * 1e9)
         self._trouble_s = min(_TROUBLE_S[1], self._trouble_s * 2)
 
     def _untroubled(self) -> None:
@@ -317,53 +312,54 @@ class Engine:
         if self._stopping.is_set() or self._is_troubled():
             return
         while len(self._tasks) < self._concurrency and not self._is_alone():
-            if self._alone:
-                if not self._tasks:
-                    self._begin(self._alone.popleft(), alone=True)
+            if self._suspects.waiting:
+                if self._tasks:
+                    return
+                began = self._begin(self._suspects.waiting.popleft(), alone=True)
+            else:
+                refs = self.lease.due(self.clock.now_ns(), 1)
+                if not refs:
+                    return
+                if refs[0].id in self._suspects.known:
+                    self._suspects.queue(refs[0])
                     continue
-                return
-            refs = self.lease.due(self.clock.now_ns(), 1)
-            if not refs:
-                return
-            if refs[0].id in self._suspects:
-                self._alone.append(refs[0])
-            elif not self._begin(refs[0]):
+                began = self._begin(refs[0])
+            if not began:
                 return
 
     def _is_alone(self) -> bool:
-        return bool(self._tasks) and self.clock.monotonic_ns() < self._alone_until_ns
+        return bool(self._tasks) and self.clock.monotonic_ns() < self._suspects.alone_until_ns
 
     def _begin(self, ref: Ref, *, alone: bool = False) -> bool:
         """Claims an entry and starts on it; False: the disk is in trouble."""
         try:
             claim = self.lease.claim(ref)
             if claim is None:
-                self._suspects.pop(ref.id, None)
+                self._suspects.settle(ref.id)
                 return True
             marks = len(crash_marks(self.config.queue, claim.entry.history))
             if marks and not alone:
                 # It was a suspect before our time.
                 self.lease.put_back(claim)
-                self._suspects[ref.id] = marks
-                self._alone.append(ref)
+                self._suspects.queue(ref)
                 return True
         except OSError as error:
             self.lease.renew(ref)
             self._trouble(error)
             return False
         if alone:
-            trial_s = _SUSPECT_S * 2 ** max(0, marks - 1)
-            self._alone_until_ns = self.clock.monotonic_ns() + int(trial_s * 1e9)
+            self._suspects.begin(marks, self.clock.monotonic_ns())
         self._claims[ref.id] = claim
-        task = asyncio.get_running_loop().create_task(self._handle(claim))
+        self._spawn(self._handle(claim))
+        return True
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
-        return True
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not self._tasks:
-            self._alone_until_ns = 0
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             event(self.log, "a bug in qrunner", level=logging.CRITICAL, exc=error)
@@ -375,10 +371,16 @@ class Engine:
         try:
             verdict = await self._decide(claim)
             if verdict is not None:
-                await self.commit([claim], verdict)
-                self._suspects.pop(id, None)
+                await self._commit_or_shunt(claim, verdict)
+                self._suspects.settle(id)
         finally:
             self._claims.pop(id, None)
+
+    async def _commit_or_shunt(self, claim: Claim, verdict: Verdict) -> None:
+        try:
+            await self.commit([claim], verdict)
+        except Exception as error:  # content that no file can hold, such as metadata that is not JSON
+            await self.commit([claim], self.judge.judge_error([claim], error))
 
     async def _decide(self, claim: Claim) -> Verdict | None:
         """What becomes of the entry; None: it was put back, because we stop."""
@@ -388,7 +390,7 @@ class Engine:
         self._deciding.add(task)
         try:
             async with asyncio.timeout(self.config.timeout_s) as limit:
-                fate = await self.fate_of(claim.entry)
+                fate = await fate_of(self.handlers, self.runner.dispose, claim.entry)
             return self.judge.judge([claim], fate)
         except asyncio.CancelledError as error:
             if not self._stopping.is_set():
@@ -404,26 +406,6 @@ class Engine:
             self._deciding.discard(task)
         await self._put_back(claim)
         return None
-
-    async def fate_of(self, entry: Entry) -> object:
-        """Handlers, then the runner's own work."""
-        changed = await self.handled(entry)
-        if not isinstance(changed, Entry):
-            return changed
-        if changed.recipients != entry.recipients:
-            # Handlers run again at each attempt: whom they add again and who has it already is not owed.
-            changed = dataclasses.replace(changed, recipients=still_owed(changed.envelope, entry.history))
-        return await _call(self.runner.dispose, changed)
-
-    async def handled(self, entry: Entry) -> object:
-        """The entry as the handlers left it, or the fate that one of them returned."""
-        for handler in self.handlers:
-            result = await _call(handler, entry)
-            if isinstance(result, Entry):
-                entry = result
-            elif result is not None:
-                return result
-        return entry
 
     async def note(self, entry: Entry, record: Mapping[str, Any], *, sync: bool = False) -> None:
         """Adds a line to the history of an entry in hand (``Progress``)."""
@@ -493,11 +475,3 @@ class Engine:
         except Exception as error:
             name = getattr(hook, "__name__", "hook")
             event(self.log, f"{name} failed", level=logging.ERROR, exc=error)
-
-
-async def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """A site's function: awaited, or run in a thread if it is a plain one."""
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        return await function(*arguments)
-    result = await in_thread(function, *arguments)
-    return await result if inspect.isawaitable(result) else result

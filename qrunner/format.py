@@ -30,6 +30,7 @@ VERSION = 1
 HEAD_SIZE = 73
 LAST_DUE_NS = 2**63 - 1
 _PROVED = 32
+_LONGEST_JSON = 99_999_999
 _ANSWERS = frozenset({"delivered", "failed", "deferred", "ambiguous", "attempt", "expired", "rewrite"})
 _HEAD = re.compile(rb"qrunner ([0-9]{1,4}) ([0-9]{8}) ([0-9]{12}) ([0-9a-f]{40})\n\Z")
 _NAME = re.compile(r"([0-9]{20})\+([0-9a-f]{40})(?:\.(.+))?\Z", re.DOTALL)
@@ -99,7 +100,10 @@ class Sealed:
 
 
 def seal(draft: Draft, arrival_ns: int, nonce: str | None = None) -> Sealed:
-    """The file of a new entry; its id is the checksum of what was accepted."""
+    """The file of a new entry; its id is the checksum of what was accepted.
+
+    :raises TypeError, ValueError: the envelope or the metadata can't be written down.
+    """
     fields = _fields(draft.envelope, draft.meta)
     fields = {"nonce": nonce or os.urandom(8).hex(), "arrival": draft.arrival_ns or arrival_ns, **fields}
     if draft.parents:
@@ -126,7 +130,7 @@ def reseal(
 
 def _fields(envelope: Envelope, meta: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        "sender": envelope.sender,
+        "sender": _text(envelope.sender),
         "recipients": [_rcpt(r) for r in envelope.recipients],
     }
     optional = {"meta": dict(meta), "envid": envelope.envid, "ret": envelope.ret, "body": envelope.body}
@@ -138,13 +142,15 @@ def _fields(envelope: Envelope, meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rcpt(recipient: Recipient) -> str | dict[str, str]:
     if not recipient.notify and not recipient.orcpt:
-        return recipient.address
-    parts = {"to": recipient.address, "notify": recipient.notify, "orcpt": recipient.orcpt}
+        return _text(recipient.address)
+    parts = {"to": _text(recipient.address), "notify": recipient.notify, "orcpt": recipient.orcpt}
     return {key: value for key, value in parts.items() if value or key == "to"}
 
 
 def _head(fields: Mapping[str, Any], message: bytes) -> tuple[str, bytes]:
     line = _json(fields) + b"\n"
+    if len(line) > _LONGEST_JSON:
+        raise ValueError(f"envelope and metadata are too long: {len(line)} bytes of {_LONGEST_JSON}")
     proved = b"qrunner %d %08d %012d " % (VERSION, len(line), len(message))
     digest = sha1(proved + line, usedforsecurity=False)
     digest.update(message)
@@ -173,7 +179,7 @@ def lengths(head: bytes, size: int) -> tuple[int, int, str]:
         raise CorruptEntry(f"{size} bytes are too few for a header")
     found = _HEAD.match(head[:HEAD_SIZE])
     if not found:
-        later = re.match(rb"qrunner ([0-9]+) ", head)
+        later = re.match(rb"qrunner ([0-9]{1,18}) ", head)
         if later and int(later[1]) != VERSION:
             raise CorruptEntry(f"format version {int(later[1])}; this program reads version {VERSION}")
         raise CorruptEntry("the header line is not ours")
@@ -200,7 +206,7 @@ def open_file(queue: str, name: Name, data: bytes) -> Opened:
     try:
         fields = json.loads(data[HEAD_SIZE:body])
         opened = _opened(queue, name, fields, data[body : body + message_len], data[body + message_len :])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CorruptEntry(f"the envelope can't be read: {error!r}") from None
     if fields.get("id", digest) != name.id:
         raise CorruptEntry("the name is not that of the content")
@@ -210,7 +216,7 @@ def open_file(queue: str, name: Name, data: bytes) -> Opened:
 def _opened(queue: str, name: Name, fields: Mapping[str, Any], message: bytes, tail: bytes) -> Opened:
     envelope = Envelope(
         sender=_text(fields["sender"]),
-        recipients=tuple(_recipient(item) for item in fields["recipients"]),
+        recipients=tuple(_recipient(item) for item in _list(fields["recipients"])),
         envid=_text(fields.get("envid", "")),
         ret=_text(fields.get("ret", "")),
         body=_text(fields.get("body", "")),
@@ -229,12 +235,19 @@ def _opened(queue: str, name: Name, fields: Mapping[str, Any], message: bytes, t
         history=history,
         parents=tuple(_text(parent) for parent in fields.get("parents", ())),
     )
-    return Opened(entry, fields.get("hop"))
+    hop = fields.get("hop")
+    return Opened(entry, None if hop is None else dict(hop))
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
     return value
 
 

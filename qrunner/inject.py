@@ -54,6 +54,8 @@ HEADER_SIZE = 73
 # A message up to this size is written in one piece; a larger one goes to disk as it comes.
 HELD = 1 << 20
 CHUNK = 1 << 16
+# Postfix gives a command 1000 s and then bounces what it brought; we say 75 before that.
+TIME_LIMIT_S = 900
 RESERVED = ("hold", "shunt", "bad")
 
 
@@ -163,27 +165,44 @@ def environment(name: bytes) -> "str | None":
 
 
 def sender_of(order: Order, message: bytes) -> str:
-    """The envelope sender; local(8) writes some characters of ``$SENDER`` as ``_``, the header has them."""
+    """The envelope sender."""
     if order.sender is not None:
         return order.sender
     sender = environment(b"SENDER")
     if sender is None:
         raise Refusal("no sender: neither -f nor $SENDER ('' would be the null sender)")
-    stated = return_path(message)
-    if stated is not None and censored_alike(sender, stated):
-        return stated
-    return sender
+    return uncensored(sender, message, b"return-path:")
 
 
-def return_path(message: bytes) -> "str | None":
-    """The address in the first ``Return-Path:`` of the message's header, without its angle brackets."""
-    for line in message.split(b"\n", 100)[:100]:
+def recipients_of(order: Order, message: bytes) -> "list[str]":
+    """The envelope recipients, each once."""
+    words = [text_of(word) for word in order.recipients]
+    if not words and not order.no_recipients:
+        original = environment(b"ORIGINAL_RECIPIENT")
+        if original:
+            words = [uncensored(original, message, b"x-original-to:")]
+        else:
+            words = [environment(b"RECIPIENT") or ""]
+    if not all(words):
+        raise Refusal("no recipient: neither an argument nor $ORIGINAL_RECIPIENT nor $RECIPIENT")
+    return list(dict.fromkeys(words))
+
+
+def uncensored(address: str, message: bytes, field: bytes) -> str:
+    """The address as the MTA's own header has it, if the two differ only in what local(8) censors.
+
+    In the variable it writes some characters as ``_`` and leaves quotes off; taken as it is, a VERP address
+    would name another subscriber. The MTA puts its header first, above any that came with the message.
+    """
+    for line in message[:CHUNK].split(b"\n"):
         if not line.strip():
-            return None
-        if line[:12].lower() == b"return-path:":
-            address = line[12:].strip().decode("utf-8", "surrogateescape")
-            return address[1:-1] if address[:1] == "<" and address[-1:] == ">" else None
-    return None
+            break
+        if line[: len(field)].lower() == field:
+            stated = line[len(field) :].strip().decode("utf-8", "surrogateescape")
+            if stated[:1] == "<" and stated[-1:] == ">":
+                stated = stated[1:-1]
+            return stated if censored_alike(address, stated) else address
+    return address
 
 
 def censored_alike(censored: str, stated: str) -> bool:
@@ -206,18 +225,6 @@ def unquoted(address: str) -> str:
         return address
     characters = iter(local[1:-1])
     return "".join(next(characters, "") if c == "\\" else c for c in characters) + at + domain
-
-
-def recipients_of(order: Order) -> "list[str]":
-    """The envelope recipients, each once."""
-    words = [text_of(word) for word in order.recipients]
-    if not words and not order.no_recipients:
-        words = [environment(b"ORIGINAL_RECIPIENT") or environment(b"RECIPIENT") or ""]
-    if not all(words):
-        raise Refusal(
-            "no recipient, or an empty one: neither an argument nor $ORIGINAL_RECIPIENT nor $RECIPIENT"
-        )
-    return list(dict.fromkeys(words))
 
 
 def quoted(text: str) -> str:
@@ -243,7 +250,8 @@ def escaped(character: str) -> str:
 
 def envelope_line(order: Order, message: bytes, arrival_ns: int) -> bytes:
     """The file's JSON line."""
-    sender, recipients = quoted(sender_of(order, message)), ",".join(map(quoted, recipients_of(order)))
+    sender = quoted(sender_of(order, message))
+    recipients = ",".join(map(quoted, recipients_of(order, message)))
     line = f'{{"nonce":"{posix.urandom(8).hex()}","arrival":{arrival_ns},"sender":{sender}'
     line += f',"recipients":[{recipients}]'
     if order.meta:
@@ -259,8 +267,17 @@ def become_owner(queue_dir: str) -> None:
         return
     if posix.geteuid() != 0:
         raise Refusal(f"not the owner of {queue_dir}: uid {posix.geteuid()} instead of {owner.st_uid}")
-    posix.setgroups([owner.st_gid])
-    posix.setgid(owner.st_gid)
+    group = owner.st_gid
+    try:
+        from pwd import getpwuid
+
+        user = getpwuid(owner.st_uid)
+        group = user.pw_gid
+        posix.initgroups(user.pw_name, group)
+    except (ImportError, KeyError):  # a user without a name, as containers have
+        posix.setgroups([group])
+    # The user last: once it is set, the groups can't be.
+    posix.setgid(group)
     posix.setuid(owner.st_uid)
 
 
@@ -436,20 +453,21 @@ def remove(hidden: str, queue: int) -> None:
 
 
 def signals(held: bool) -> None:
-    """Lets a polite signal end us by the exception that cleans up; later holds them off.
+    """Lets a polite signal, and our own alarm, end us by the exception that cleans up; later holds them off.
 
     Between the link and the exit there is nothing left to stop: dying there would only have the MTA bring the
     message again.
     """
     import _signal  # type: ignore[import-not-found]
 
-    stops = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT)
+    stops = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGALRM)
     if held:
         _signal.pthread_sigmask(_signal.SIG_BLOCK, stops)
         return
     for number in stops:
         if _signal.getsignal(number) != _signal.SIG_IGN:
             _signal.signal(number, _signal.default_int_handler)
+    _signal.alarm(TIME_LIMIT_S)
 
 
 def fill_descriptors() -> None:
@@ -485,7 +503,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, Refusal):
         text = error.text
     elif isinstance(error, KeyboardInterrupt):
-        text = "interrupted"
+        text = "interrupted, or nothing came for too long"
     else:
         text = f"{type(error).__name__}: {error}"
     return "".join(c if c >= " " else "?" for c in text)

@@ -14,9 +14,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from qrunner.clock import to_datetime
 
 if TYPE_CHECKING:
     from email.message import Message
@@ -108,12 +110,12 @@ class Entry:
     @property
     def arrival(self) -> datetime:
         """When it was accepted."""
-        return datetime.fromtimestamp(self.arrival_ns / 1e9, UTC)
+        return to_datetime(self.arrival_ns)
 
     @property
     def due(self) -> datetime:
         """When it is next to be looked at."""
-        return datetime.fromtimestamp(self.due_ns / 1e9, UTC)
+        return to_datetime(self.due_ns)
 
     @property
     def attempts(self) -> int:
@@ -227,10 +229,11 @@ def checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(key, str) or key.startswith(OURS):
             raise ValueError(f"metadata key {key!r}: keys are strings, and {OURS}* are reserved")
     try:
-        json.dumps(dict(meta), allow_nan=False)
+        # A copy to the bottom, and what reading it back will make of it: a list that its maker goes on changing is
+        # none of ours, and a tuple is a list.
+        return MappingProxyType(json.loads(json.dumps(dict(meta), allow_nan=False)))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"metadata must be JSON: {error}") from None
-    return MappingProxyType(dict(meta))
 
 
 def laid_over(meta: Mapping[str, Any], changes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -257,6 +260,8 @@ def still_owed(envelope: Envelope, history: Iterable[Mapping[str, Any]]) -> tupl
 
 def header_block(message: bytes) -> bytes:
     """The message's headers, up to the empty line (RFC 5322 section 2.1), whatever ends its lines."""
+    if message.startswith((b"\n", b"\r\n")):
+        return b""
     ends = [at for at in (message.find(b"\n\n"), message.find(b"\n\r\n")) if at >= 0]
     return message[: min(ends) + 1] if ends else message
 
@@ -268,9 +273,14 @@ def _first_header(message: bytes, name: str) -> bytes | None:
 
 
 def _decoded(raw: bytes) -> str:
+    text = re.sub(r"\r?\n(?=[ \t])", "", raw.decode("utf-8", "replace")).strip()
+    # What an encoded word hides may be a line end, or half a character: neither can stand in a header again.
+    return _BREAKS.sub(" ", _words(text)).encode("utf-8", "replace").decode()
+
+
+def _words(text: str) -> str:
     from email.header import decode_header, make_header
 
-    text = re.sub(r"\r?\n(?=[ \t])", "", raw.decode("utf-8", "replace")).strip()
     try:
         return str(make_header(decode_header(text)))
     except Exception:  # unknown charsets and broken base64 come in more kinds than can be listed

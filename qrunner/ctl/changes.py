@@ -107,6 +107,30 @@ def invoking_user() -> str:
     return f"{behind}({name})" if behind and behind != name else name
 
 
+@contextlib.contextmanager
+def change_log(site: Site) -> Iterator[logging.Logger]:
+    """Where changes are written down, for as long as they are made."""
+    log = logging.getLogger("qrunner.ctl")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    places = RunDir(site.config.site.state_dir)
+    try:
+        places.make()
+        log.addHandler(FileHandler(places.log_file))
+    except OSError as error:
+        # On a full disk, deleting is what helps: it must not need a log.
+        say(f"not logged: {error}")
+        log.addHandler(logging.NullHandler())
+    for handler in log.handlers:
+        handler.setFormatter(LineFormatter("ctl"))
+    try:
+        yield log
+    finally:
+        for handler in list(log.handlers):
+            log.removeHandler(handler)
+            handler.close()
+
+
 @dataclass(slots=True)
 class Task:
     """One verb on one selection."""
@@ -145,7 +169,7 @@ class Task:
         if self.terms.dry_run:
             self._rehearse(verb, targets)
         elif targets and self._allowed(verb, targets):
-            with self._log() as log:
+            with change_log(self.site) as log:
                 self._finish(verb, search, targets, log)
             if not self.changed and not self.failed:
                 say(f"nothing to {verb.name}")
@@ -194,28 +218,6 @@ class Task:
         if answer is False:
             self.complain("nothing was changed")
         return answer is not False
-
-    @contextlib.contextmanager
-    def _log(self) -> Iterator[logging.Logger]:
-        log = logging.getLogger("qrunner.ctl")
-        log.setLevel(logging.INFO)
-        log.propagate = False
-        places = RunDir(self.site.config.site.state_dir)
-        try:
-            places.make()
-            log.addHandler(FileHandler(places.log_file))
-        except OSError as error:
-            # On a full disk, deleting is what helps: it must not need a log.
-            say(f"not logged: {error}")
-            log.addHandler(logging.NullHandler())
-        for handler in log.handlers:
-            handler.setFormatter(LineFormatter("ctl"))
-        try:
-            yield log
-        finally:
-            for handler in list(log.handlers):
-                log.removeHandler(handler)
-                handler.close()
 
     def _finish(self, verb: Verb, search: Search, targets: list[Found], log: logging.Logger) -> None:
         """Acts on all of them; what is in somebody's hands is looked at again, for as long as the terms say."""

@@ -194,7 +194,12 @@ class FilesLease:
         return self._compound(hop)
 
     def put_back(self, claim: Claim) -> None:
-        self._plain(Hop(moved=(Move(claim, self.queue, claim.entry.due_ns),)))
+        try:
+            self._plain(Hop(moved=(Move(claim, self.queue, claim.entry.due_ns),)))
+        except OSError:
+            # The next look through the range finds a claim that is in nobody's hand, and puts it back.
+            self._let_go(claim)
+            raise
 
     def _plain(self, hop: Hop) -> None:
         try:

@@ -231,11 +231,15 @@ class Disk:
             self._taken(wish)
 
     def _taken(self, wish: _Wish) -> bool:
-        """Withdraws a wish's names; True: a runner has the entry in hand already, so that it is accepted after all."""
-        kept = [staged for staged in wish.staged if not staged.withdraw()]
+        """Withdraws a wish's names; True: a runner has one in hand already, so that all are accepted after all."""
+        withdrawn = [staged for staged in wish.staged if staged.linked and staged.withdraw()]
+        taken = any(staged.linked for staged in wish.staged if staged not in withdrawn)
         for staged in wish.staged:
             staged.linked = False
-        return bool(kept)
+        if taken:
+            for staged in withdrawn:
+                staged.link()
+        return taken
 
 
 def make_directory(path: Path, disk: Disk) -> None:

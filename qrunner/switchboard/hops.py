@@ -14,15 +14,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qrunner.errors import CorruptEntry
 from qrunner.format import history_line, parse_history, ready_name
-from qrunner.switchboard.disk import HIDDEN, Disk, append, rename_new
+from qrunner.switchboard.disk import Disk, append, rename_new
 from qrunner.switchboard.layout import Layout
 
 INTENT = ".intent"
+BROKEN = ".broken"
+_OURS = re.compile(
+    r"(?P<txn>[0-9a-f]{40}\.(?P<nonce>[0-9a-f]+)-[0-9]+)(?P<what>\.[0-9]+|\.intent(?:\.broken)?)\Z"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ class Hops:
             os.unlink(intent)
 
     def _hand_on(self, step: Mapping[str, Any]) -> str:
-        target = self.layout.destination(step["area"], step["queue"], step["id"])
+        target = self._target(step)
         with contextlib.suppress(FileNotFoundError):
             move(f"{self.directory}/{step['child']}", target, step["due"], step["id"])
         return target
@@ -144,27 +150,43 @@ class Hops:
                 return touched
             lines = b"".join(history_line(record) for record in step["records"])
             append(source, lines, disk=self.disk)
-            touched.append(self.layout.destination(step["area"], step["queue"], step["id"]))
+            touched.append(self._target(step))
             move(source, touched[-1], step["due"], step["id"])
         return touched
+
+    def _target(self, step: Mapping[str, Any]) -> str:
+        target = self.layout.destination(step["area"], step["queue"], step["id"])
+        if not os.path.isdir(target):
+            self.layout.prepare([step["queue"]], self.disk)
+        return target
 
     def recover(self, is_live: Callable[[str], bool]) -> int:
         """Rolls forward what dead processes committed, and sweeps what they did not; how many were committed.
 
         :param is_live: whether the process of this nonce still runs.
         """
-        names = [name for name in os.listdir(self.directory) if not name.startswith(HIDDEN)]
-        dead = [name for name in names if not is_live(nonce_of(name))]
+        found = [match for name in os.listdir(self.directory) if (match := _OURS.match(name))]
+        dead = [match for match in found if not is_live(match["nonce"])]
         rolled = 0
-        for name in sorted(dead):
-            if name.endswith(INTENT):
-                self.roll_forward(f"{self.directory}/{name}")
-                rolled += 1
-        for name in dead:
-            if not name.endswith(INTENT):
+        for match in dead:
+            if match["what"] == INTENT:
+                rolled += self._roll_or_keep(f"{self.directory}/{match[0]}")
+        kept = {match["txn"] for match in found if match["what"].startswith(INTENT + BROKEN)}
+        for match in dead:
+            if match["what"][1:].isdigit() and match["txn"] not in kept:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{self.directory}/{name}")
+                    os.unlink(f"{self.directory}/{match[0]}")
         return rolled
+
+    def _roll_or_keep(self, intent: str) -> bool:
+        try:
+            self.roll_forward(intent)
+        except CorruptEntry:
+            # It was synced before it had its name, so this is a failing disk or a stranger's file. Its children are
+            # kept beside it, for a person to look at, and it stops nothing.
+            os.rename(intent, intent + BROKEN)
+            return False
+        return True
 
 
 def _withdrawn(intent: str) -> bool:
@@ -182,14 +204,8 @@ def _steps(intent: str) -> Sequence[Mapping[str, Any]]:
     with open(intent, "rb") as file:
         lines = parse_history(file.read())
     if not lines or lines[0].get("steps") != len(lines) - 1:
-        # It was synced before it had its name, so this is a failing disk, not a crash: nothing may be swept.
-        raise OSError(errno.EIO, "the intent is not whole; compare it with a backup", intent)
+        raise CorruptEntry(f"the intent is not whole: {intent}")
     return lines[1:]
-
-
-def nonce_of(name: str) -> str:
-    """The nonce in a file's name: ``<owner id>.<nonce>-<serial>…``."""
-    return name.partition(".")[2].partition("-")[0]
 
 
 def move(source: str, directory: str, due_ns: int, id: str) -> str:

@@ -62,7 +62,8 @@ class Layout:
     def queues(self) -> tuple[str, ...]:
         """The queues that are there, by the directories of their leases."""
         try:
-            return tuple(sorted(os.listdir(f"{self.root}/.lease")))
+            with os.scandir(f"{self.root}/.lease") as found:
+                return tuple(sorted(one.name for one in found if one.is_dir(follow_symlinks=False)))
         except FileNotFoundError:
             return ()
 

@@ -163,6 +163,8 @@ class Recovery:
 
     def _onward(self, path: str, entry: Entry, hop: Mapping[str, Any]) -> bytes | None:
         target = self._layout.destination(hop["area"], hop["to"], entry.id)
+        if not os.path.isdir(target):
+            self._layout.prepare([hop["to"]], self._disk)
         moved = move(path, target, int(hop["due"]), entry.id)
         if (hop["area"], hop["to"]) != ("queue", self._queue):
             return None

@@ -1,0 +1,46 @@
+"""What a site's code makes of an entry: handlers, then the runner's own work.
+
+A plain function is called in a thread of its own, an ``async def`` in the loop. Nothing happens before a fate is
+returned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from qrunner.message import Entry, still_owed
+from qrunner.threads import in_thread
+
+
+async def called(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The value of a site's function, plain or asynchronous; raises what it raises."""
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        return await function(*arguments)
+    result = await in_thread(function, *arguments)
+    return await result if inspect.isawaitable(result) else result
+
+
+async def handled(handlers: Sequence[Callable[..., Any]], entry: Entry) -> object:
+    """The entry as the handlers left it, or the fate that one of them returned, which ends the chain."""
+    given = entry
+    for handler in handlers:
+        result = await called(handler, entry)
+        if isinstance(result, Entry):
+            entry = result
+        elif result is not None:
+            return result
+    if entry.recipients != given.recipients:
+        # Handlers run again at each attempt: whom they add again and who has it already is not owed.
+        entry = dataclasses.replace(entry, recipients=still_owed(entry.envelope, given.history))
+    return entry
+
+
+async def fate_of(
+    handlers: Sequence[Callable[..., Any]], dispose: Callable[[Entry], Any], entry: Entry
+) -> object:
+    """What the handlers and then ``dispose`` decide."""
+    left = await handled(handlers, entry)
+    return await called(dispose, left) if isinstance(left, Entry) else left
