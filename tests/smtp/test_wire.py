@@ -46,7 +46,17 @@ def test_no_message_can_end_itself(message: bytes) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["a@b\r\nRCPT TO:<c@d>", "a@b> NOTIFY=NEVER", "a b@c", "a@b\0", '"a\r\n"@b', "<a@b>", '"a', "", "\udcff@b"],
+    [
+        "a@b\r\nRCPT TO:<c@d>",
+        "a@b> NOTIFY=NEVER",
+        "a b@c",
+        "a@b\0",
+        '"a\r\n"@b',
+        "<a@b>",
+        '"a',
+        "",
+        "\udcff@b",
+    ],
 )
 def test_an_address_that_could_inject_never_reaches_the_wire(address: str) -> None:
     with pytest.raises(Unsendable) as caught:
@@ -55,7 +65,8 @@ def test_an_address_that_could_inject_never_reaches_the_wire(address: str) -> No
 
 
 @pytest.mark.parametrize(
-    "address", ['"a b"@c', '"<a>"@c', r'"a\"b"@c', "a+b=c.d@e", "a'#&*?{}|~$@b", "bounces-7=x@[::1]", "postmaster"]
+    "address",
+    ['"a b"@c', '"<a>"@c', r'"a\"b"@c', "a+b=c.d@e", "a'#&*?{}|~$@b", "bounces-7=x@[::1]", "postmaster"],
 )
 def test_an_odd_address_reaches_it_as_it_is(address: str) -> None:
     assert wire.rcpt_command(Recipient(address), Offer()) == f"RCPT TO:<{address}>".encode()
