@@ -61,6 +61,11 @@ class Verb:
     wants: Callable[[Ref], bool] = lambda ref: True
     asks: bool = True
 
+    def concerns(self, found: Found) -> bool:
+        """Whether there is anything to do, or to say, about an entry."""
+        busy = found.named and found.ref.active
+        return found.ref.area in self.areas and (busy or self.wants(found.ref))
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -185,7 +190,7 @@ class Task:
         for one in found:
             if one.named and one.ref.id not in there:
                 self.complain(f"{self._place(one.ref)}: {verb.elsewhere}")
-        return [one for one in fitting if verb.wants(one.ref) or (one.named and one.ref.active)]
+        return [one for one in fitting if verb.concerns(one)]
 
     def _place(self, ref: Ref) -> str:
         area = "" if ref.area == "queue" else f"{ref.area}/"
@@ -268,7 +273,7 @@ class Task:
         for id, places in search.again(left).items():
             if id in self.changed:
                 continue
-            now += [place for place in places if place.ref.area in verb.areas and verb.wants(place.ref)]
+            now += [place for place in places if verb.concerns(place)]
             if not places and id in named:
                 self.complain(f"{id}: it has gone meanwhile")
         return now
