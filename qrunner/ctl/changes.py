@@ -35,6 +35,7 @@ TERMINAL = "/dev/tty"
 
 # An entry that moves while we look is looked for again so often, without waiting.
 _LOOKS = 3
+_LONGEST_WORDS = 300
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 
@@ -60,6 +61,11 @@ class Verb:
     home: Area = "queue"
     wants: Callable[[Ref], bool] = lambda ref: True
     asks: bool = True
+
+    def concerns(self, found: Found) -> bool:
+        """Whether there is anything to do, or to say, about an entry."""
+        busy = found.named and found.ref.active
+        return found.ref.area in self.areas and (busy or self.wants(found.ref))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +191,7 @@ class Task:
         for one in found:
             if one.named and one.ref.id not in there:
                 self.complain(f"{self._place(one.ref)}: {verb.elsewhere}")
-        return [one for one in fitting if verb.wants(one.ref) or (one.named and one.ref.active)]
+        return [one for one in fitting if verb.concerns(one)]
 
     def _place(self, ref: Ref) -> str:
         area = "" if ref.area == "queue" else f"{ref.area}/"
@@ -258,19 +264,23 @@ class Task:
             queue=ref.queue,
             area=area,
             user=self.user,
-            selectors=self.selection.words,
+            selectors=shortened(self.selection.words),
         )
         return True
 
     def _where_now(self, verb: Verb, search: Search, left: list[Found]) -> list[Found]:
-        now: list[Found] = []
+        """What is left, where it is by now; what has gone, or gone elsewhere, is left no more."""
         named = {one.ref.id for one in left if one.named}
+        now: list[Found] = []
         for id, places in search.again(left).items():
             if id in self.changed:
                 continue
-            now += [place for place in places if place.ref.area in verb.areas and verb.wants(place.ref)]
-            if not places and id in named:
+            now += [place for place in places if verb.concerns(place)]
+            elsewhere = [place.ref for place in places if place.ref.area not in verb.areas]
+            if id in named and not places:
                 self.complain(f"{id}: it has gone meanwhile")
+            elif id in named and len(elsewhere) == len(places):
+                self.complain(f"{self._place(elsewhere[0])}: {verb.elsewhere}")
         return now
 
 
@@ -282,6 +292,11 @@ def counted(targets: Iterable[Found]) -> str:
     total = places.total()
     where = ", ".join(f"{number} in {place}" for place, number in sorted(places.items()))
     return f"{total} {'entry' if total == 1 else 'entries'}" + (f" ({where})" if where else "")
+
+
+def shortened(words: str) -> str:
+    """Selectors for a line of the log, which need not name a thousand ids once for each of them."""
+    return words if len(words) <= _LONGEST_WORDS else f"{words[:_LONGEST_WORDS]}…"
 
 
 def has_terminal() -> bool:

@@ -32,7 +32,7 @@ from qrunner.ctl.changes import change_log, invoking_user
 from qrunner.ctl.context import DONE, FAILED, load_site, say
 from qrunner.ctl.selectors import unique
 from qrunner.errors import PermanentFailure
-from qrunner.inject import censored_alike, return_path, text_of, without_from_line
+from qrunner.inject import text_of, uncensored, without_from_line
 from qrunner.log import event
 from qrunner.message import checked_meta
 from qrunner.site import Site
@@ -199,9 +199,9 @@ def _of_input(place: str) -> Iterator[Letter]:
     if sys.stdin.isatty():
         say("the message, ended by Ctrl-D:")
     message = without_from_line(sys.stdin.buffer.read())
-    sender, stated = os.environ.get("SENDER"), return_path(message)
-    if sender is not None and stated is not None and censored_alike(sender, stated):
-        sender = stated
+    sender = os.environ.get("SENDER")
+    if sender is not None:
+        sender = uncensored(sender, message, b"return-path:")
     yield Letter(place, message, sender, _from_environment())
 
 
@@ -228,7 +228,8 @@ def _of_maildir(place: str) -> Iterator[Letter]:
 def _delivered(where: str, data: bytes) -> Letter:
     """A message that was delivered before; whoever did that wrote its envelope on top of it."""
     message = without_from_line(data)
-    sender = return_path(message)
+    stated = [text_of_field(field) for field in header_fields(message) if name_of(field) == b"return-path"]
+    sender = stated[0].removeprefix("<").removesuffix(">") if stated else None
     if sender is None and message != data:
         word = (data.split(None, 2)[1:2] or [b""])[0].decode("utf-8", "surrogateescape")
         sender = word if "@" in word else "" if word.upper() == "MAILER-DAEMON" else None

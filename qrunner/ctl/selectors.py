@@ -24,6 +24,8 @@ from qrunner.match import Pattern, Patterns, any_fits
 from qrunner.message import Entry
 
 ALL = "ALL"
+# Names that are no queue's. One of them could be the beginning of an id.
+ASIDE = ("hold", "shunt", "bad")
 SHORTEST = 6
 
 _HEX = re.compile(r"[0-9a-f]{1,40}", re.IGNORECASE)
@@ -103,7 +105,7 @@ def chosen(arguments: Iterable[str], filters: Filters, words: str = "") -> Selec
         elif word == "-":
             from_input = True
             ids += ids_from_input()
-        elif _HEX.fullmatch(word):
+        elif _HEX.fullmatch(word) and word not in ASIDE:
             ids.append(checked_id(word))
         else:
             names.append(word)

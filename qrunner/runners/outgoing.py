@@ -1,0 +1,280 @@
+"""The stock runner ``outgoing``: hands mail to SMTP hosts.
+
+Each slice has its host, or several, of which the living one with the most room is taken. Every recipient has an
+outcome of its own: who got it is written down at once and is never sent it again; 4xx waits for the same host, 5xx
+is reported, one report for all of an attempt. While no host of the slice is up, entries go on unchanged to the first
+queue of ``on_down`` that has a living host, else to the last of them, for later. Waiting for a host is no attempt.
+
+Guarantees: before the end of a message goes out, its history says so. What was under way when the connection, the
+process or the time ended stands there as ``ambiguous``, and goes as the host's ``on_ambiguous`` says: ``retry`` on
+the schedule, ``hold``, or ``assume`` that it arrived.
+
+Configuration: ``smtp`` (of the runner or its slices), ``on_down``, ``defer_to``, ``[smtp.NAME]``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from qrunner.errors import ConfigError
+from qrunner.fate import Done, Failure, Fate, Hold, Later, Settled
+from qrunner.log import event
+from qrunner.message import Entry, Recipient
+from qrunner.runner import Desk, Runner
+from qrunner.schedule import delay_s
+from qrunner.smtp.channel import Dialer
+from qrunner.smtp.client import SmtpDialer
+from qrunner.smtp.living import hosts_behind, is_living
+from qrunner.smtp.pool import HostBusy, HostDown, Pool
+from qrunner.smtp.reply import Kind, Outcome
+from qrunner.smtp.session import LOST_STATUS, Delivery, Session
+
+_OURS_S = 5.0
+_AT_ONCE_S = 0.1
+_SETTLED = frozenset({"delivered", "failed", "deferred", "expired"})
+_DEALT_WITH = frozenset({"attempt", "hold", "rewrite"})
+
+
+class OutgoingRunner(Runner):
+    """Delivers what its slice owns to its slice's hosts."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        settings = desk.config.settings
+        self._hosts = desk.slice_config.smtp
+        self._on_down: tuple[str, ...] = tuple(settings.get("on_down") or ())
+        self._defer_to: str | None = settings.get("defer_to")
+        self._config = desk.site.config
+        self._pool: Pool | None = None
+
+    @property
+    def pool(self) -> Pool:
+        """The connections; there are some between ``start`` and ``cleanup``."""
+        assert self._pool is not None
+        return self._pool
+
+    async def start(self) -> None:
+        """:raises ConfigError: the slice has no host that mail can be handed to."""
+        if not self._hosts:
+            raise ConfigError(f"runner {self.name}: slice {self.slice} has no smtp host")
+        for name in self._hosts:
+            if self._config.smtp[name].mode != "host":
+                raise ConfigError(f'smtp.{name}: mode = "mx" is not there yet: name a host')
+        dialer: Dialer = self.site.dialer or SmtpDialer(self._config.site.hostname)
+        self._board = dialer.board(self._config.site.state_dir / "host")
+        self._pool = Pool(self._config.smtp, dialer, self._board, self.clock, self.log)
+
+    async def cleanup(self) -> None:
+        """Takes leave of the hosts."""
+        if self._pool is not None:
+            await self._pool.close()
+
+    async def dispose(self, entry: Entry) -> Fate | Settled:  # type: ignore[override]
+        """Delivers to everybody who is owed."""
+        if not entry.recipients:
+            return Done("everybody has it")
+        doubt = in_doubt(entry)
+        if doubt is None:
+            return await self._deliver(entry, entry.recipients)
+        host, addresses = doubt
+        policy = self._policy(host)
+        if policy == "hold":
+            return Hold(f"{host} may have taken it for {', '.join(addresses)}: its reply was lost")
+        if policy == "retry":
+            return self._after_doubt(entry, host)
+        await _Notes(self, entry, host).assumed(addresses)
+        owed = [address for address in entry.recipients if address not in addresses]
+        return await self._deliver(entry, owed) if owed else Settled(reason="assumed to have arrived")
+
+    def _policy(self, host: str) -> str:
+        config = self._config.smtp.get(host)
+        return config.on_ambiguous if config is not None else "retry"
+
+    def _after_doubt(self, entry: Entry, host: str) -> Settled:
+        """An attempt, and the schedule's delay; but no end of the lifetime, since nobody answered it."""
+        text = f"the final reply of {host} was lost"
+        record = {"what": "attempt", "queue": self.queue, "text": text, "status": LOST_STATUS, "host": host}
+        wait_s = delay_s(self.desk.config.retry, entry.attempts + 1, random.random())
+        later = Later(text, LOST_STATUS, wait_s, counts=False, queue=self._defer_to, host=host)
+        return Settled(later=later, records=(record,))
+
+    async def _deliver(self, entry: Entry, owed: Sequence[str]) -> Fate | Settled:
+        """Tries hosts until one has answered."""
+        known = {recipient.address: recipient for recipient in entry.envelope.recipients}
+        recipients = [known.get(address, Recipient(address)) for address in owed]
+        tried: set[str] = set()
+        busy: HostBusy | None = None
+        while (name := self._choose(entry, tried)) is not None:
+            tried.add(name)
+            try:
+                return await self._over(name, entry, recipients)
+            except HostDown:
+                continue
+            except HostBusy as error:
+                busy = error
+            except OSError as error:
+                # The history can't be written, or there are no descriptors left: no end of a message was sent.
+                return _wait(f"this machine: {error}", _OURS_S * (1 + random.random()))
+        if busy is not None:
+            return _wait(str(busy), busy.delay_s)
+        return self._away(entry, unchanged=len(owed) == len(entry.recipients))
+
+    def _choose(self, entry: Entry, tried: Collection[str]) -> str | None:
+        """The living host with the most room, or the one that already answered this entry (a host that puts mail
+        off wants to see the same client again); else one that may be probed."""
+        hosts = [name for name in self._hosts if name not in tried]
+        living = self.pool.living(hosts)
+        due = [name for name in hosts if self.pool.probe_due(name)]
+        if not living:
+            return random.choice(due) if due else None
+        for name in due:
+            self.pool.probe_soon(name)
+        before = next((line["host"] for line in reversed(entry.history) if line.get("host") in living), None)
+        return str(before) if before is not None else living[0]
+
+    async def _over(self, name: str, entry: Entry, recipients: Sequence[Recipient]) -> Fate | Settled:
+        """:raises HostDown, HostBusy, OSError: nobody was delivered to."""
+        notes = _Notes(self, entry, name)
+        delivery = await self._session(notes, recipients, fresh=False)
+        if delivery.stale:
+            # The host had ended a session that waited; that is no news about it, nor about the entry.
+            delivery = await self._session(notes, recipients, fresh=True)
+        return self._settled(notes, delivery)
+
+    async def _session(self, notes: _Notes, recipients: Sequence[Recipient], *, fresh: bool) -> Delivery:
+        host, entry = self._config.smtp[notes.host], notes.entry
+        async with self.pool.lend(host.name, fresh=fresh) as loan:
+            session = Session(
+                loan.channel, notes, max_recipients=host.max_recipients, reused=loan.reused and not fresh
+            )
+            delivery = await session.deliver(entry.envelope, recipients, entry.message)
+        self.pool.judge(host.name, entry.id, delivery)
+        return delivery
+
+    def _settled(self, notes: _Notes, delivery: Delivery) -> Fate | Settled:
+        host = self._config.smtp[notes.host]
+        failures = tuple(
+            Failure(one.address, one.status, one.text, host.host if one.said else "")
+            for one in delivery.of_kind("failed")
+        )
+        deferred, doubtful = delivery.of_kind("deferred"), delivery.of_kind("ambiguous")
+        records = tuple(grouped(host.name, [one for one in deferred if one.address not in notes.noted]))
+        if doubtful and host.on_ambiguous == "hold":
+            return self._held(host.name, failures, records)
+        waiting = deferred + (doubtful if host.on_ambiguous == "retry" else [])
+        if not waiting:
+            return Settled(failures)
+        first = waiting[0]
+        return Settled(
+            failures, Later(first.text, first.status, queue=self._defer_to, host=host.name), records
+        )
+
+    def _held(
+        self, host: str, failures: tuple[Failure, ...], records: tuple[Mapping[str, Any], ...]
+    ) -> Fate | Settled:
+        reason = f"{host} may have taken it: its reply was lost"
+        if not failures:
+            return Hold(reason)
+        # The report first. The history still says that it is in doubt, and the next look holds it.
+        return Settled(failures, Later(reason, delay_s=_AT_ONCE_S, counts=False), records)
+
+    def _away(self, entry: Entry, *, unchanged: bool) -> Fate | Settled:
+        """No host of ours is up: on to a queue that has one, or wait."""
+        if not unchanged:
+            # Its history has just grown; what is moved must be read anew.
+            return _wait("no host is up", _AT_ONCE_S)
+        queues = [queue for queue in self._on_down if queue != self.queue]
+        for queue in queues:
+            if is_living(self._config, self._board, queue):
+                return entry.forward(queue)
+        if queues:
+            hosts = hosts_behind(self._config, queues[-1])
+            return entry.forward(queues[-1], delay=self.pool.wait_s(hosts))
+        return _wait(self._bad_news(), self.pool.wait_s(self._hosts))
+
+    def _bad_news(self) -> str:
+        news = [f"{name}: {self.pool.health(name).last_error}" for name in self._hosts]
+        return "no host is up (" + "; ".join(news) + ")"
+
+
+class _Notes:
+    """Writes the history of one entry over one host: the session's witness."""
+
+    def __init__(self, runner: OutgoingRunner, entry: Entry, host: str) -> None:
+        self._runner, self.entry, self.host = runner, entry, host
+        self.noted: set[str] = set()
+
+    async def sending(self, addresses: Sequence[str]) -> None:
+        await self._note({"what": "sending", "to": list(addresses), "host": self.host})
+
+    async def settled(self, outcomes: Sequence[Outcome]) -> None:
+        """What is final stands in the history at once; a refusal is reported with the commit, and until then only
+        takes the mark back."""
+        self.noted.update(one.address for one in outcomes)
+        for record in grouped(self.host, outcomes):
+            await self._kept(record)
+            self._tell(record)
+        doubtful = [one.address for one in outcomes if one.kind == "ambiguous"]
+        if doubtful and self._runner.site.config.smtp[self.host].on_ambiguous == "assume":
+            await self.assumed(doubtful)
+
+    async def assumed(self, addresses: Sequence[str]) -> None:
+        """The site has decided that these got it."""
+        reply = "assumed (on_ambiguous)"
+        await self._kept({"what": "delivered", "to": list(addresses), "host": self.host, "reply": reply})
+
+    async def _note(self, record: Mapping[str, Any]) -> None:
+        await self._runner.desk.progress.note(self.entry, record)
+
+    async def _kept(self, record: Mapping[str, Any]) -> None:
+        """An outcome that can't be written is kept in hand until it can."""
+        while True:
+            try:
+                return await self._note(record)
+            except OSError as error:
+                event(self._runner.log, "outcome not written", id=self.entry.id, reason=str(error))
+                await self._runner.clock.wait(asyncio.Event(), 1.0)
+
+    def _tell(self, record: Mapping[str, Any]) -> None:
+        what, to, reply = str(record["what"]), record["to"], record.get("reply")
+        event(self._runner.log, what, id=self.entry.id, to=to, host=self.host, reply=reply)
+
+
+_NOTED: Mapping[Kind, str] = {
+    "delivered": "delivered",
+    "ambiguous": "ambiguous",
+    "deferred": "deferred",
+    "failed": "deferred",
+}
+
+
+def grouped(host: str, outcomes: Iterable[Outcome]) -> list[Mapping[str, Any]]:
+    """Lines of history: one for all recipients that met the same."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for outcome in outcomes:
+        lines.setdefault((_NOTED[outcome.kind], outcome.text), []).append(outcome.address)
+    return [{"what": what, "to": to, "host": host, "reply": text} for (what, text), to in lines.items()]
+
+
+def in_doubt(entry: Entry) -> tuple[str, tuple[str, ...]] | None:
+    """The host and the recipients of a delivery whose reply was lost and that nobody has dealt with since."""
+    doubtful: dict[str, str] = {}
+    for line in entry.history:
+        what, to = line.get("what"), line.get("to", ())
+        if what in ("sending", "ambiguous"):
+            doubtful.update((address, str(line.get("host", ""))) for address in to)
+        elif what in _DEALT_WITH:
+            doubtful.clear()
+        elif what in _SETTLED:
+            for address in to:
+                doubtful.pop(address, None)
+    owed = tuple(address for address in entry.recipients if address in doubtful)
+    return (doubtful[owed[0]], owed) if owed else None
+
+
+def _wait(text: str, wait_s: float) -> Settled:
+    """Waits at no cost: nothing was tried."""
+    return Settled(later=Later(text, delay_s=wait_s, counts=False))

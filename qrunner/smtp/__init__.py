@@ -1,0 +1,7 @@
+"""The SMTP wing: handing mail to hosts.
+
+From the wire upwards: ``reply`` (what a host said, and what it means for a recipient), ``wire`` (what may be
+said to one), ``channel`` (the contract of a connection), ``client`` (a real one, on aiosmtplib), ``session`` (one
+entry over a connection), ``health`` and ``board`` (what all processes of the machine know of a host), ``pool``
+(connections kept, counted, lent out). ``sink`` plays the host in tests, ``sinkserver`` puts it behind a port.
+"""

@@ -1,0 +1,210 @@
+"""The board on which all processes of a machine keep the health of hosts, and share out their connections.
+
+::
+
+    var/host/NAME.json     health, replaced under NAME.lock
+    var/host/NAME.probe    locked by who makes the probe
+    var/host/NAME.seat.N   locked by who holds connection N
+    var/host/NAME.want     touched by who finds all seats taken
+
+Guarantees: locks end with the process that holds them, however it ends. Not guaranteed: that health survives a
+power loss; it is learnt again. Failures: a board that can't be written (a full disk) is kept in memory by each
+process for as long.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+
+from qrunner.smtp.health import Health
+
+Change = Callable[[Health], Health]
+WANTED_S = 2.0
+# Who holds the lock of a host's health does so for a read and a rename; the event loop waits meanwhile.
+_POLL_S = 0.001
+
+
+class Seat(Protocol):
+    """The right to one connection, or to make the probe, for as long as it is held."""
+
+    number: int
+
+    def release(self) -> None:
+        """Gives it up."""
+        ...
+
+
+class Board(Protocol):
+    """What processes tell each other about hosts."""
+
+    def read(self, name: str) -> Health:
+        """What is known of a host; one never heard of is ``up``."""
+        ...
+
+    def change(self, name: str, change: Change) -> Health:
+        """Reads, changes and writes, with nobody between."""
+        ...
+
+    def seat(self, name: str, seats: int) -> Seat | None:
+        """One of the host's first ``seats`` connections, or None: they are taken."""
+        ...
+
+    def probe(self, name: str) -> Seat | None:
+        """The right to make the probe, or None: somebody makes it."""
+        ...
+
+    def want(self, name: str) -> None:
+        """Tells the others that a seat is waited for."""
+        ...
+
+    def wanted(self, name: str) -> bool:
+        """Whether somebody else has just waited for one."""
+        ...
+
+
+class FileBoard:
+    """The board in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, tuple[tuple[int, int, int], Health]] = {}
+        self._unwritten: dict[str, Health] = {}
+        self._my_wants: dict[str, int] = {}
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def read(self, name: str) -> Health:
+        if name in self._unwritten:
+            return self._unwritten[name]
+        path = self._folder / f"{name}.json"
+        try:
+            stat = path.stat()
+            mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            if name in self._known and self._known[name][0] == mark:
+                return self._known[name][1]
+            value = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            return Health(name)
+        health = Health.of_json(name, value) if isinstance(value, dict) else Health(name)
+        self._known[name] = (mark, health)
+        return health
+
+    def change(self, name: str, change: Change) -> Health:
+        try:
+            with _lock(self._folder / f"{name}.lock").acquire(poll_interval=_POLL_S):
+                before = self.read(name)
+                after = change(before)
+                if after != before or name in self._unwritten:
+                    self._write(name, after)
+                self._unwritten.pop(name, None)
+                return after
+        except OSError:
+            after = change(self.read(name))
+            self._unwritten[name] = after
+            return after
+
+    def _write(self, name: str, health: Health) -> None:
+        temporary = self._folder / f".{name}.{os.getpid()}"
+        temporary.write_text(json.dumps(health.as_json(), separators=(",", ":")) + "\n")
+        temporary.replace(self._folder / f"{name}.json")
+
+    def seat(self, name: str, seats: int) -> Seat | None:
+        start = random.randrange(seats) if seats > 0 else 0
+        for offset in range(seats):
+            number = (start + offset) % seats
+            taken = self._take(f"{name}.seat.{number}", number)
+            if taken is not None:
+                return taken
+        return None
+
+    def probe(self, name: str) -> Seat | None:
+        return self._take(f"{name}.probe", 0)
+
+    def _take(self, name: str, number: int) -> Seat | None:
+        lock = _lock(self._folder / name)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return None
+        return _FileSeat(lock, number)
+
+    def want(self, name: str) -> None:
+        path = self._folder / f"{name}.want"
+        try:
+            path.touch(mode=0o600)
+            self._my_wants[name] = path.stat().st_mtime_ns
+        except OSError:
+            return  # who can't ask waits a little longer
+
+    def wanted(self, name: str) -> bool:
+        try:
+            asked_ns = (self._folder / f"{name}.want").stat().st_mtime_ns
+        except OSError:
+            return False
+        return asked_ns != self._my_wants.get(name) and abs(time.time_ns() - asked_ns) < WANTED_S * 1e9
+
+
+def _lock(path: Path) -> FileLock:
+    return FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
+
+
+class _FileSeat:
+    """A lock that is held; the reference keeps it."""
+
+    def __init__(self, lock: FileLock, number: int) -> None:
+        self._lock, self.number = lock, number
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+class MemoryBoard:
+    """The board of a single process."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Health] = {}
+        self._taken: set[str] = set()
+
+    def read(self, name: str) -> Health:
+        return self._known.get(name, Health(name))
+
+    def change(self, name: str, change: Change) -> Health:
+        self._known[name] = change(self.read(name))
+        return self._known[name]
+
+    def seat(self, name: str, seats: int) -> Seat | None:
+        for number in range(seats):
+            taken = self._take(f"{name}.seat.{number}", number)
+            if taken is not None:
+                return taken
+        return None
+
+    def probe(self, name: str) -> Seat | None:
+        return self._take(f"{name}.probe", 0)
+
+    def _take(self, key: str, number: int) -> Seat | None:
+        if key in self._taken:
+            return None
+        self._taken.add(key)
+        return _MemorySeat(self._taken, key, number)
+
+    def want(self, name: str) -> None:
+        """Nobody else is there to be told."""
+
+    def wanted(self, name: str) -> bool:
+        return False
+
+
+class _MemorySeat:
+    def __init__(self, taken: set[str], key: str, number: int) -> None:
+        self._taken, self._key, self.number = taken, key, number
+
+    def release(self) -> None:
+        self._taken.discard(self._key)

@@ -1,0 +1,84 @@
+"""The contract of a connection to a host, command by command, and of who makes one.
+
+``qrunner.smtp.client`` is the real one; ``qrunner.smtp.sink`` plays it without a network. Everything above knows
+only what stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+from qrunner.config import HostConfig
+from qrunner.smtp.board import Board
+from qrunner.smtp.reply import Reply
+from qrunner.smtp.wire import Offer
+
+BeforeDot = Callable[[], Awaitable[None]]
+
+
+class HostFailure(Exception):
+    """No connection came about, or none that may be used; says nothing about any message.
+
+    :param slow: the host is there and wants less (a greeting of 4xx, 421): no reason to call it down.
+    :param at_once: trying again soon would do harm, as with a wrong password, which locks accounts.
+    """
+
+    def __init__(self, text: str, *, slow: bool = False, at_once: bool = False) -> None:
+        super().__init__(text)
+        self.text, self.slow, self.at_once = text, slow, at_once
+
+
+class Lost(Exception):
+    """The connection ended, or nothing that comes over it can be trusted any more."""
+
+
+class Channel(Protocol):
+    """One connection, greeted and ready for a transaction.
+
+    A method that raises anything, cancellation included, leaves the channel closed.
+    """
+
+    offer: Offer
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether it is open and the host has said nothing that it was not asked for."""
+        ...
+
+    async def command(self, line: bytes) -> Reply:
+        """Sends one command and waits for its reply. :raises Lost: there was none."""
+        ...
+
+    async def body(self, message: bytes, before_dot: BeforeDot) -> Reply:
+        """Sends the message, puts it in the form of the wire, and waits for the final reply.
+
+        ``before_dot`` is awaited before the first byte of the end is sent, and what it raises keeps that from
+        being sent. :raises Lost: there was no reply.
+        """
+        ...
+
+    async def quit(self) -> None:
+        """Ends the session politely and closes. Never raises."""
+        ...
+
+    def close(self) -> None:
+        """Closes at once. Twice is as good as once."""
+        ...
+
+
+class Dialer(Protocol):
+    """Makes connections."""
+
+    async def dial(self, host: HostConfig) -> Channel:
+        """A connection that is ready: greeted, encrypted and authenticated as configured.
+
+        :raises HostFailure: there is none to be had now.
+        :raises OSError: this machine is at fault (no file descriptors left), not the host.
+        """
+        ...
+
+    def board(self, folder: Path) -> Board:
+        """Where the health of the hosts is written up: in this folder, or in memory."""
+        ...

@@ -1,0 +1,351 @@
+"""A real connection, on aiosmtplib's protocol, and what that lacks.
+
+aiosmtplib takes replies apart, keeps commands whole and upgrades to TLS. Put right here:
+
+* a reply that nobody asked for is never taken for the next command's: the connection is dropped;
+* each step has its own limit (RFC 5321 section 4.5.3.2) instead of one for all;
+* any 2xx is success, to the last dot as well;
+* the body goes out in pieces, each of which must move, and the last dot waits for ``before_dot``.
+
+Failures: ``HostFailure`` before the session stands, ``Lost`` after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from pathlib import Path
+
+from aiosmtplib import SMTPException, SMTPResponse
+from aiosmtplib.auth import auth_login_encode, auth_plain_encode
+from aiosmtplib.esmtp import parse_esmtp_extensions
+from aiosmtplib.protocol import SMTPProtocol
+
+from qrunner.config import HostConfig, is_loopback
+from qrunner.smtp import wire
+from qrunner.smtp.board import Board, FileBoard
+from qrunner.smtp.channel import BeforeDot, HostFailure, Lost
+from qrunner.smtp.reply import Reply
+from qrunner.smtp.wire import Offer
+
+PIECE = 64 << 10
+_QUIT_S = 5.0
+_VERBS = frozenset({b"EHLO", b"HELO", b"MAIL", b"RCPT", b"DATA", b"RSET"})
+_FAMILIES = {"any": socket.AF_UNSPEC, "ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
+_OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+
+class _Attentive(SMTPProtocol):
+    """aiosmtplib's protocol, which throws away what it did not ask for; this one remembers that there was some."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._unasked = False
+        self._may_write = asyncio.Event()
+        self._may_write.set()
+
+    @property
+    def is_clean(self) -> bool:
+        return self.is_connected and not self._unasked and not self._buffer
+
+    def data_received(self, data: bytes) -> None:
+        waiter = self._response_waiter
+        if waiter is None or waiter.done() or not self._response_pending:
+            self._unasked = True
+        super().data_received(data)
+
+    def eof_received(self) -> bool:
+        self._unasked = True
+        return super().eof_received()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._may_write.clear()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._may_write.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._may_write.set()
+
+    async def drain(self) -> None:
+        await self._may_write.wait()
+        if not self.is_connected:
+            raise ConnectionResetError("the connection was lost")
+
+
+class SmtpChannel:
+    """A connection to one host."""
+
+    def __init__(self, protocol: _Attentive, host: HostConfig) -> None:
+        self.offer = Offer()
+        self._protocol, self._host = protocol, host
+
+    @property
+    def is_clean(self) -> bool:
+        return self._protocol.is_clean
+
+    def close(self) -> None:
+        if self._protocol.transport is not None:
+            self._protocol.transport.close()
+
+    def abort(self) -> None:
+        """Closes without sending what still waits to be sent."""
+        transport = self._protocol.transport
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.abort()
+
+    async def command(self, line: bytes) -> Reply:
+        return await self._said(line, self._host.command_timeout_s)
+
+    async def _said(self, line: bytes, timeout_s: float) -> Reply:
+        self._must_be_clean()
+        try:
+            return _reply(await self._protocol.execute_command(line, timeout=timeout_s))
+        except (SMTPException, OSError, ValueError) as error:
+            self.abort()
+            raise Lost(_words(error, f"after {_verb(line)}")) from error
+        except BaseException:
+            self.abort()
+            raise
+
+    def _must_be_clean(self) -> None:
+        if not self._protocol.is_clean:
+            gone = not self._protocol.is_connected
+            self.abort()
+            raise Lost("the host closed the connection" if gone else "the host spoke without being asked")
+
+    async def body(self, message: bytes, before_dot: BeforeDot) -> Reply:
+        text = wire.body(message)
+        try:
+            last = (len(text) - 1) // PIECE * PIECE if text else 0
+            for start in range(0, last, PIECE):
+                await self._write(text[start : start + PIECE])
+            self._must_be_clean()
+            await before_dot()
+            return await self._finish(text[last:] + wire.END)
+        except BaseException:
+            # What is still unsent must stay unsent: a message cut off is no message, one ended by us would be.
+            self.abort()
+            raise
+
+    async def _write(self, piece: bytes) -> None:
+        try:
+            self._protocol.write(piece)
+            async with asyncio.timeout(self._host.data_timeout_s):
+                await self._protocol.drain()
+        except (SMTPException, OSError) as error:
+            raise Lost(_words(error, "in the message")) from error
+
+    async def _finish(self, end: bytes) -> Reply:
+        try:
+            self._protocol.write(end)
+            return _reply(await self._protocol.read_response(timeout=self._host.final_timeout_s))
+        except (SMTPException, OSError) as error:
+            raise Lost(_words(error, "after the end of the message")) from error
+
+    async def quit(self) -> None:
+        try:
+            if self._protocol.is_clean:
+                await self._protocol.execute_command(b"QUIT", timeout=_QUIT_S)
+        except (SMTPException, OSError):
+            pass  # whatever a host answers to a farewell, we leave
+        finally:
+            self.close()
+
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """STARTTLS and the handshake. :raises HostFailure: refused, or it failed; the channel is closed."""
+        try:
+            await self._protocol.start_tls(
+                context, server_hostname=self._host.host, timeout=self._host.command_timeout_s
+            )
+        except (SMTPException, OSError, ValueError) as error:
+            self.abort()
+            raise HostFailure(_words(error, "in STARTTLS")) from error
+
+    async def greeting(self) -> Reply:
+        """The first thing the host says. :raises Lost: nothing."""
+        try:
+            return _reply(await self._protocol.read_response(timeout=self._host.greeting_timeout_s))
+        except (SMTPException, OSError) as error:
+            self.abort()
+            raise Lost(_words(error, "before the greeting")) from error
+
+
+def _verb(line: bytes) -> str:
+    """The command without its argument; what is no command is a password's line."""
+    verb = line.split(b" ")[0]
+    return verb.decode() if verb in _VERBS else "AUTH"
+
+
+def _reply(response: SMTPResponse) -> Reply:
+    if not 200 <= response.code <= 599:
+        raise SMTPException(f"{response.code} is no reply code")
+    return Reply(response.code, response.message)
+
+
+def _words(error: BaseException, where: str) -> str:
+    if isinstance(error, TimeoutError):
+        return f"timed out {where}"
+    message = getattr(error, "message", None) or str(error) or type(error).__name__
+    return f"lost {where}: {message}"
+
+
+class SmtpDialer:
+    """Makes real connections.
+
+    :param hostname: what we call ourselves in EHLO (RFC 5321 section 4.1.1.1).
+    """
+
+    def __init__(self, hostname: str) -> None:
+        self._hostname = hostname.encode("idna") if not hostname.isascii() else hostname.encode()
+
+    def board(self, folder: Path) -> Board:
+        return FileBoard(folder)
+
+    async def dial(self, host: HostConfig) -> SmtpChannel:
+        try:
+            return await self._dial(host, tls=host.tls)
+        except _Handshake as error:
+            if host.tls != "may" or host.username is not None:
+                raise
+            # Mail that need not be secret goes in plain to a host whose TLS is broken (RFC 7435).
+            try:
+                return await self._dial(host, tls="none")
+            except HostFailure as second:
+                raise second from error
+
+    async def _dial(self, host: HostConfig, tls: str) -> SmtpChannel:
+        context = None if tls == "none" else await asyncio.to_thread(_context, host)
+        channel = SmtpChannel(await _connected(host, context if tls == "implicit" else None), host)
+        try:
+            await self._open(channel, host, tls, context)
+        except Lost as error:
+            raise HostFailure(str(error)) from error
+        except BaseException:
+            channel.abort()
+            raise
+        return channel
+
+    async def _open(
+        self, channel: SmtpChannel, host: HostConfig, tls: str, context: ssl.SSLContext | None
+    ) -> None:
+        _expect(await channel.greeting(), "greeting")
+        methods = await self._hello(channel)
+        encrypted = tls == "implicit"
+        if context is not None and not encrypted:
+            if channel.offer.has("STARTTLS"):
+                await _encrypt(channel, context)
+                methods, encrypted = await self._hello(channel), True
+            elif tls == "require":
+                raise HostFailure("TLS is required, and the host does not offer STARTTLS")
+        if host.username is not None:
+            await _authenticate(channel, host, methods, encrypted=encrypted)
+
+    async def _hello(self, channel: SmtpChannel) -> list[str]:
+        """EHLO, or HELO where that is refused (RFC 5321 section 4.1.4); the host's AUTH methods."""
+        reply = await channel.command(b"EHLO " + self._hostname)
+        if reply.is_permanent:
+            channel.offer = Offer()
+            _expect(await channel.command(b"HELO " + self._hostname), "HELO")
+            return []
+        _expect(reply, "EHLO")
+        extensions, methods = parse_esmtp_extensions(reply.text)
+        channel.offer = Offer.of(extensions)
+        return methods
+
+
+class _Handshake(HostFailure):
+    """TLS did not come about."""
+
+
+async def _encrypt(channel: SmtpChannel, context: ssl.SSLContext) -> None:
+    try:
+        await channel.start_tls(context)
+    except HostFailure as error:
+        raise _Handshake(error.text) from error
+
+
+def _expect(reply: Reply, what: str) -> None:
+    """:raises HostFailure: the reply is no success; 421, or a greeting of 4xx, only asks for less."""
+    if not reply.is_success:
+        slow = reply.is_closing or (what == "greeting" and not reply.is_permanent)
+        raise HostFailure(f"{what}: {reply}", slow=slow)
+
+
+async def _connected(host: HostConfig, context: ssl.SSLContext | None) -> _Attentive:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(host.connect_timeout_s):
+            _, protocol = await loop.create_connection(
+                lambda: _Attentive(loop),
+                host.host,
+                host.port,
+                family=_FAMILIES.get(host.family, socket.AF_UNSPEC),
+                local_addr=(host.source_address, 0) if host.source_address else None,
+                ssl=context,
+                server_hostname=host.host if context else None,
+            )
+    except TimeoutError as error:
+        raise HostFailure(f"connect to {host.host}:{host.port}: timed out") from error
+    except (OSError, ValueError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno in _OUR_FAULT:
+            raise
+        raise HostFailure(f"connect to {host.host}:{host.port}: {error}") from error
+    return protocol
+
+
+def _context(host: HostConfig) -> ssl.SSLContext:
+    """What TLS must prove. Under ``may`` nothing, since nobody made sure of the host's name, unless a password
+    is to follow; else the host's certificate and name.
+
+    :raises HostFailure: a file of certificates can't be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=str(host.ca_file) if host.ca_file else None)
+        if host.client_cert is not None:
+            context.load_cert_chain(str(host.client_cert))
+    except (OSError, ValueError) as error:
+        raise HostFailure(f"TLS can't be set up: {error}") from error
+    if host.tls == "may" and host.username is None:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def _authenticate(
+    channel: SmtpChannel, host: HostConfig, methods: list[str], *, encrypted: bool
+) -> None:
+    """AUTH PLAIN or LOGIN (RFC 4954). :raises HostFailure: refused, or it would give the password away."""
+    if not encrypted and not is_loopback(host.host):
+        raise HostFailure("AUTH: the connection is not encrypted, so no password is sent", at_once=True)
+    user, password = host.username or "", await asyncio.to_thread(_password, host)
+    try:
+        reply = await _logged_in(channel, methods, user, password)
+    except Lost as error:
+        raise HostFailure(f"AUTH: {error}", at_once=True) from error
+    if reply.code != 235:
+        raise HostFailure(f"AUTH: {reply}", at_once=True)
+
+
+async def _logged_in(channel: SmtpChannel, methods: list[str], user: str, password: str) -> Reply:
+    if "plain" in methods:
+        return await channel.command(b"AUTH PLAIN " + auth_plain_encode(user, password))
+    if "login" not in methods:
+        raise HostFailure("AUTH: the host offers neither PLAIN nor LOGIN", at_once=True)
+    name, secret = auth_login_encode(user, password)
+    reply = await channel.command(b"AUTH LOGIN " + name)
+    return await channel.command(secret) if reply.code == 334 else reply
+
+
+def _password(host: HostConfig) -> str:
+    if host.password_file is None:
+        return ""
+    try:
+        return host.password_file.read_text("utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        raise HostFailure(f"AUTH: the password can't be read: {error}", at_once=True) from error

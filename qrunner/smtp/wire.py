@@ -1,0 +1,120 @@
+"""What may be said to a host: commands and message bodies in the form of the wire.
+
+Guarantees: no address and no parameter can end a command or add one; no message can end itself before its last
+line (SMTP smuggling): on the wire every CR and LF is one half of a CRLF.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from qrunner.message import Envelope, Recipient
+
+END = b".\r\n"
+
+# Quoted strings may hold anything but controls; outside of them nothing that could end the path (RFC 5321
+# section 4.1.2). What is left to the host: whether such an address makes sense.
+_PATH = re.compile(r'(?:"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*"|[^"<>\s\x00-\x1f\x7f])+\Z')
+_PARAMETER = re.compile(r"[!-~]+\Z")
+_NOTIFY = re.compile(r"NEVER\Z|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}\Z")
+
+
+class Unsendable(Exception):
+    """It can't be said to this host. ``status`` is the enhanced status code (RFC 3463) of the reason."""
+
+    def __init__(self, text: str, status: str) -> None:
+        super().__init__(text)
+        self.text, self.status = text, status
+
+
+def body(message: bytes) -> bytes:
+    """The message as it stands between DATA and the last dot, which is not included (RFC 5321 section 4.5.2).
+
+    CRLF and LF become CRLF, a bare CR a space, a missing last line end is added, leading dots are doubled.
+    """
+    text = re.sub(rb"\r(?!\n)", b" ", message) if b"\r" in message else message
+    text = text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    if text and not text.endswith(b"\r\n"):
+        text += b"\r\n"
+    if text.startswith(b"."):
+        text = b"." + text
+    return text.replace(b"\r\n.", b"\r\n..")
+
+
+def unstuffed(text: bytes) -> bytes:
+    """The other way: the bytes between DATA and the last dot with their doubled dots taken away."""
+    text = text.replace(b"\r\n..", b"\r\n.")
+    return text[1:] if text.startswith(b".") else text
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The extensions that a host offered: keyword, in capitals, and its parameter."""
+
+    keywords: frozenset[str] = frozenset()
+    size_max: int = 0
+
+    @classmethod
+    def of(cls, extensions: dict[str, str]) -> Offer:
+        """From an EHLO reply taken apart. A SIZE that is no number is no limit."""
+        offered = {keyword.upper(): value.strip() for keyword, value in extensions.items()}
+        size = offered.get("SIZE", "")
+        return cls(frozenset(offered), int(size) if size.isascii() and size.isdigit() else 0)
+
+    def has(self, keyword: str) -> bool:
+        return keyword in self.keywords
+
+
+def mail_command(envelope: Envelope, offer: Offer, size: int, *, is_8bit: bool, utf8: bool) -> bytes:
+    """MAIL, with the parameters that the host has offered to understand.
+
+    :param size: of the message on the wire, in bytes (RFC 1870).
+    :raises Unsendable: the sender can't be said, or the message is longer than the host takes.
+    """
+    line = b"MAIL FROM:<" + _path(envelope.sender, "5.1.7") + b">"
+    if offer.has("SIZE"):
+        if 0 < offer.size_max < size:
+            raise Unsendable(f"{size} bytes are more than the {offer.size_max} that the host takes", "5.3.4")
+        line += b" SIZE=%d" % size
+    if offer.has("8BITMIME") and (is_8bit or envelope.body == "8BITMIME"):
+        line += b" BODY=8BITMIME"
+    if utf8:
+        line += b" SMTPUTF8"
+    if offer.has("DSN"):
+        if envelope.ret in ("FULL", "HDRS"):
+            line += b" RET=" + envelope.ret.encode()
+        if _PARAMETER.match(envelope.envid):
+            line += b" ENVID=" + envelope.envid.encode()
+    return line
+
+
+def rcpt_command(recipient: Recipient, offer: Offer) -> bytes:
+    """RCPT, with NOTIFY and ORCPT where the host understands them (RFC 3461 section 4).
+
+    :raises Unsendable: the address can't be said.
+    """
+    line = b"RCPT TO:<" + _path(recipient.address, "5.1.3") + b">"
+    if offer.has("DSN"):
+        if _NOTIFY.match(recipient.notify.upper()):
+            line += b" NOTIFY=" + recipient.notify.upper().encode()
+        if _PARAMETER.match(recipient.orcpt):
+            line += b" ORCPT=" + recipient.orcpt.encode()
+    return line
+
+
+def _path(address: str, status: str) -> bytes:
+    if not address and status == "5.1.7":
+        return b""
+    if not _PATH.match(address):
+        raise Unsendable(f"{address!r} is no address that may be put on the wire", status)
+    try:
+        return address.encode()
+    except UnicodeEncodeError:
+        raise Unsendable(f"{address!r} is neither ASCII nor UTF-8", status) from None
+
+
+def needs_utf8(envelope: Envelope, addresses: Collection[str]) -> bool:
+    """Whether SMTPUTF8 must be asked for (RFC 6531): it came in with it, or an address is not ASCII."""
+    return envelope.smtputf8 or not all(address.isascii() for address in (envelope.sender, *addresses))
