@@ -43,7 +43,7 @@ from qrunner.errors import QRunnerError
 from qrunner.log import event
 from qrunner.metrics import write_state
 from qrunner.owner import become_owner
-from qrunner.plan import Plan, make_plan, sweep_snapshots
+from qrunner.plan import Plan, make_plan, prepare, sweep_snapshots
 from qrunner.rundir import RunDir
 from qrunner.slot import PYTHON, Slot, environment
 
@@ -297,14 +297,6 @@ def notify(text: str) -> None:
     if address:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.sendto(text.encode(), "\0" + address[1:] if address.startswith("@") else address)
-
-
-def prepare(config: Config) -> None:
-    """Makes the queues of a configuration that are not there yet."""
-    from qrunner.site import Site
-
-    config.site.queue_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    Site(config).spool.prepare(config.queues())
 
 
 def check_imports(path: Path) -> None:

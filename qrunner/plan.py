@@ -97,6 +97,14 @@ def make_plan(config: Config, run: RunDir) -> Plan:
     return Plan(config, sha1, path)
 
 
+def prepare(config: Config) -> None:
+    """Makes the queues of a configuration that are not there yet."""
+    from qrunner.site import Site
+
+    config.site.queue_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    Site(config).spool.prepare(config.queues())
+
+
 def sweep_snapshots(run: RunDir, wanted: Collection[Path]) -> None:
     """Removes the snapshots that no process reads any more."""
     for path in run.run.glob("config-*.toml"):

@@ -136,7 +136,7 @@ def run(ctx: click.Context, runner: str, slice: int | None, once: bool) -> None:
     places = RunDir(config.site.state_dir)
     places.make()
     log.setup(f"runner:{runner}/{index}", path=places.log_file, stream=sys.stderr)
-    from qrunner.master import prepare
+    from qrunner.plan import prepare
 
     prepare(config)
     ctx.exit(child.run_slice(child.Task(config, runner, index, once=once)))
@@ -188,7 +188,7 @@ def _start(ctx: click.Context, config: Config, wait_s: float, *, foreground: boo
         raise ConfigError(f"{config.path}: the owner of {config.site.queue_dir} can't read it")
     check_imports(config)
     run.make()
-    from qrunner.master import prepare
+    from qrunner.plan import prepare
 
     prepare(config)
     if foreground:
