@@ -4,7 +4,7 @@ Under a master it reads the master's copy of the configuration and holds the end
 dies; it stops then as if it had been told to. `qrunner-ctl run` has the same life in the foreground, without either.
 
 Exit codes: 0 stopped as it was told, or `--once` and nothing is due; 1 it did not come up; 70 it came up and a bug
-ended it; 78 its class can't be loaded.
+ended it; 75 `--once`, and another process owns its range; 78 its class can't be loaded.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from qrunner import log as logs
 from qrunner.clock import rfc3339
 from qrunner.config import Config, parse
-from qrunner.errors import ConfigError
+from qrunner.errors import ConfigError, LeaseHeld, QRunnerError
 from qrunner.loading import extend_path, load_class
 from qrunner.log import event
 from qrunner.metrics import write_state
@@ -35,9 +36,9 @@ from qrunner.rundir import RunDir
 if TYPE_CHECKING:
     from qrunner.engine import Engine
 
-OK, DID_NOT_START, BUG, CONFIGURATION = 0, 1, 70, 78
+OK, DID_NOT_START, BUG, TRY_AGAIN, CONFIGURATION = 0, 1, 70, 75, 78
 _LOOK_S, _LOOK_EARLY_S, _BEAT_S = 2.0, 0.05, 10.0
-_AFTER_GRACE_S = 10.0
+_AFTER_GRACE_S = 5.0
 
 _log = logging.getLogger("qrunner.runner")
 
@@ -131,6 +132,8 @@ async def _live(task: Task, engine: Engine) -> int:
     beating = asyncio.create_task(heart.run())
     try:
         await engine.run(once=task.once)
+    except LeaseHeld as error:
+        return _say(str(error), TRY_AGAIN)
     except Exception as error:
         heart.beat()
         event(_log, "runner failed", level=logging.ERROR, exc=error)
@@ -144,42 +147,77 @@ async def _live(task: Task, engine: Engine) -> int:
 def _listen(task: Task, engine: Engine) -> None:
     """Signals and the master's end, as calls in the loop."""
     loop = asyncio.get_running_loop()
-    grace_s = task.config.runners[task.runner].grace_s
-
-    def stop() -> None:
-        engine.stop()
-        if task.lifeline is None:
-            _end_after(grace_s + _AFTER_GRACE_S)
-
-    def orphaned() -> None:
-        assert task.lifeline is not None
-        loop.remove_reader(task.lifeline)
-        event(_log, "the master has died", level=logging.WARNING)
-        engine.stop()
-        _end_after(grace_s + _AFTER_GRACE_S)
 
     def stop_at_once() -> None:
         engine.stop()
         # Once the loop has seen the stop: it then waits for what is in hand, and this ends the wait.
         loop.call_soon(engine.cut_short)
 
-    loop.add_signal_handler(signal.SIGTERM, stop)
-    loop.add_signal_handler(signal.SIGQUIT, stop_at_once)
+    def interrupted() -> None:
+        engine.stop()
+        _end_after(task, engine)
+        loop.add_signal_handler(signal.SIGINT, stop_at_once)
+
+    def orphaned() -> None:
+        event(_log, "the master has died", level=logging.WARNING)
+        _print_into_the_log(task.config)
+        engine.stop()
+
     loop.add_signal_handler(signal.SIGUSR1, logs.reopen)
+    loop.add_signal_handler(signal.SIGQUIT, stop_at_once)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if task.lifeline is None:
-        loop.add_signal_handler(signal.SIGINT, stop)
+        loop.add_signal_handler(signal.SIGTERM, interrupted)
+        loop.add_signal_handler(signal.SIGINT, interrupted)
     else:
+        loop.add_signal_handler(signal.SIGTERM, engine.stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        loop.add_reader(task.lifeline, orphaned)
+        # A thread, because site code may be holding up the loop when the master dies.
+        waiting = threading.Thread(target=_await_orphanhood, args=(task, engine, loop, orphaned), daemon=True)
+        waiting.start()
 
 
-def _end_after(seconds: float) -> None:
-    """Ends the process at the latest then, whatever a thread of the site's code is stuck in. The engine has written
-    down that it is stopping, so what is in hand is not blamed."""
-    timer = threading.Timer(seconds, os._exit, [OK])
+def _await_orphanhood(
+    task: Task, engine: Engine, loop: asyncio.AbstractEventLoop, orphaned: Callable[[], None]
+) -> None:
+    assert task.lifeline is not None
+    os.read(task.lifeline, 1)
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and we are about to end anyway
+        loop.call_soon_threadsafe(orphaned)
+    _end_after(task, engine)
+
+
+def _end_after(task: Task, engine: Engine) -> None:
+    """Ends the process some seconds after its grace, whatever site code is stuck in; the master does so otherwise.
+    That is written down, so that what is in hand is not blamed."""
+
+    def end() -> None:
+        event(_log, "runner ended, it did not stop", level=logging.WARNING)
+        with contextlib.suppress(OSError, QRunnerError):
+            engine.site.spool.explain(task.config.site.node, os.getpid())
+        os._exit(OK)
+
+    timer = threading.Timer(engine.config.grace_s + _AFTER_GRACE_S, end)
     timer.daemon = True
     timer.start()
+
+
+def _hold_own_pipe() -> None:
+    """Holds the reading end of the pipe that we print to, for life.
+
+    It ends with the master otherwise, and from then on a mere print() of a site's code would raise, and shunt.
+    """
+    with contextlib.suppress(OSError):
+        os.open("/proc/self/fd/1", os.O_RDONLY | os.O_NONBLOCK)
+
+
+def _print_into_the_log(config: Config) -> None:
+    """Nobody reads the pipe any more; once it is full, a print() would wait for ever."""
+    with contextlib.suppress(OSError):
+        log = os.open(RunDir(config.site.state_dir).log_file, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+        for fd in (1, 2):
+            os.dup2(log, fd)
+        os.close(log)
 
 
 def _be_nice(increment: int) -> None:
@@ -212,6 +250,7 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     """``python -m qrunner.child``, as the master begins it."""
     faulthandler.enable()
+    _hold_own_pipe()
     options = _options()
     config = parse(options.config.read_text("utf-8"), options.path)
     become_owner(config.site.queue_dir)

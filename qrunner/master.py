@@ -349,7 +349,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         sys.exit(serve(options.config, foreground=options.foreground))
-    except QRunnerError as error:
+    except (QRunnerError, OSError) as error:
         sys.exit(f"qrunner.master: {error}")
 
 

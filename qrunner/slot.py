@@ -77,7 +77,8 @@ class Slot:
         :param lifeline: the reading end of a pipe whose writing end is ours alone: its end tells of our death.
         :param echo: a descriptor to log to besides the file, for a master in the foreground.
         """
-        argv = [*PYTHON, "-m", "qrunner.child", *self._arguments(), f"--lifeline={lifeline}"]
+        # Unbuffered, so that what it prints is in the log when it is printed.
+        argv = [*PYTHON, "-u", "-m", "qrunner.child", *self._arguments(), f"--lifeline={lifeline}"]
         fds = [lifeline]
         if echo is not None:
             argv.append(f"--echo={echo}")

@@ -70,6 +70,16 @@ class Drift(Runner):
         return entry.forward("last")
 
 
+class Chatty(Runner):
+    """Prints as it goes, for two hundred milliseconds."""
+
+    async def dispose(self, entry):
+        for number in range(200):
+            print("there is more to say:", "x" * 1000)
+            await asyncio.sleep(0.001)
+        return entry.forward("out")
+
+
 class Unready(Runner):
     """Does not come up while there is a file `unready`."""
 

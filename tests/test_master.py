@@ -48,6 +48,33 @@ def test_runners_end_with_a_killed_master_and_nothing_has_to_be_tidied(site: Tin
     assert "the master has died" in site.log()
 
 
+def test_who_listens_to_nobody_does_not_outlive_the_master_either(site: TinySite) -> None:
+    site.change("tiny:Pass", "tiny:Stuck")
+    site.change('next = "out"', 'grace = "100ms"')
+    site.ctl("start")
+    id = site.enqueue()
+    wait_for((site.code / "busy").exists)
+    stuck = site.pid("in/0")
+    os.kill(site.master.pid, signal.SIGKILL)
+    wait_for(lambda: not is_alive(stuck))
+    site.change("tiny:Stuck", "tiny:Keep")
+    site.ctl("run", "in", "--once")
+    (entry,) = Site.load(site.config).entries("in")
+    assert (entry.id, _crashes(entry)) == (id, [])
+
+
+def test_what_site_code_prints_is_logged_and_shunts_nothing_when_the_master_has_died(site: TinySite) -> None:
+    site.change("tiny:Pass", "tiny:Chatty")
+    site.ctl("start")
+    site.enqueue()
+    wait_for(lambda: 'runner said runner=in/0 text="there is' in site.log())
+    os.kill(site.master.pid, signal.SIGKILL)
+    wait_for(lambda: not lone_processes(site.run))
+    spool = Site.load(site.config).spool
+    assert list(spool.peek("in", "shunt")) == []
+    assert len([*spool.peek("in"), *spool.peek("out")]) == 1
+
+
 def test_files_of_dead_processes_are_not_believed(site: TinySite) -> None:
     site.run.make()
     site.run.lock_file.touch()

@@ -32,20 +32,19 @@ _LOOK_S = 0.03
 
 
 class Seconds(click.ParamType[float]):
-    """A duration as in the configuration (``30s``, ``5m``), or a number of seconds."""
+    """A duration as in the configuration (``30s``, ``1h30m``), or a number of seconds."""
 
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        text = str(value).strip()
-        unit = next((one for one in ("ms", "s", "m", "h", "d") if text.endswith(one)), "")
+        from qrunner.config.values import duration_s
+
+        text = str(value)
         try:
-            return max(0.0, float(text.removesuffix(unit))) * _UNITS[unit]
-        except ValueError:
-            self.fail(f"{text!r} is no duration, such as 30s or 5m", param, ctx)
+            return float(text) if text.replace(".", "", 1).isdecimal() else duration_s(text)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
-
-_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 wait_option = click.option(
     "--wait", "wait_s", type=Seconds(), default=_UP_S, metavar="TIME", help="how long to wait (30s)"
@@ -170,8 +169,15 @@ def check_imports(config: Config) -> None:
 def _master(run: RunDir) -> Master:
     master = living_master(run)
     if master is None:
-        raise NotRunning("not running")
+        raise _none(run)
     return master
+
+
+def _none(run: RunDir) -> QRunnerError:
+    """That there is no master; or that one has the lock, and has never managed to say who it is."""
+    if run.is_locked():
+        return QRunnerError(f"a process holds {run.lock_file} and has not said which (a full disk?)")
+    return NotRunning("not running")
 
 
 # Start.
@@ -281,10 +287,10 @@ def _stop(run: RunDir, *, now: bool) -> None:
     master = living_master(run)
     if master is None:
         _await_orphans(run)
-        raise NotRunning("not running")
+        raise _none(run)
     os.kill(master.pid, signal.SIGQUIT if now else signal.SIGTERM)
     limit = time.monotonic() + _patience_s(master)
-    while is_alive(master.pid) and run.is_locked():
+    while is_alive(master.pid):
         if time.monotonic() > limit:
             raise QRunnerError(f"the master, process {master.pid}, has not ended; `stop --now` does not wait")
         time.sleep(_LOOK_S)

@@ -19,7 +19,7 @@ import click
 
 from qrunner.clock import rfc3339
 from qrunner.config import Config, RunnerConfig, load, parse
-from qrunner.ctl.context import DONE, FAILED, NOT_RUNNING, colour, config_path, load_places
+from qrunner.ctl.context import DONE, FAILED, NOT_RUNNING, colour, config_path, load_places, say
 from qrunner.errors import QueueError
 from qrunner.log import visible
 from qrunner.metrics import read_state
@@ -54,6 +54,8 @@ def _running(ctx: click.Context) -> tuple[Config, Master | None]:
     places = load_places(ctx)
     master = living_master(RunDir(places.state_dir))
     if master is not None:
+        if places.problems:
+            say(f"{config_path(ctx)} has errors, and is not what runs; see: qrunner-ctl check")
         with contextlib.suppress(OSError):
             return parse(master.snapshot.read_text("utf-8"), master.config), master
     return load(config_path(ctx)), master

@@ -178,3 +178,8 @@ def test_run_of_a_runner_that_does_not_come_up_ends_with_1(site: TinySite) -> No
     site.add_file("unready")
     site.change("tiny:Pass", "tiny:Unready")
     assert "ValueError: the table is missing" in site.ctl("run", "in", code=1)
+
+
+def test_run_once_of_a_range_that_is_taken_says_by_whom_and_to_try_again(site: TinySite) -> None:
+    site.ctl("start")
+    assert f"process {site.pids()['in/0']} on a" in site.ctl("run", "in", "--once", code=75)
