@@ -132,8 +132,12 @@ def test_check_of_what_is_right_prints_nothing(written: Any) -> None:
 
 
 def test_check_prints_every_error_with_its_line(written: Any) -> None:
-    text = CLEAN.replace("postmaster", "postmastr").replace('"sitecode:good"]', '"sitecode:goood", "broken:f"]')
-    text = text.replace('"sitecode:Gate"', '"sitecode:Other"').replace('"sitecode:Batch"', '"sitecode:Batch"\ninstances = 3')
+    text = CLEAN.replace("postmaster", "postmastr").replace(
+        '"sitecode:good"]', '"sitecode:goood", "broken:f"]'
+    )
+    text = text.replace('"sitecode:Gate"', '"sitecode:Other"').replace(
+        '"sitecode:Batch"', '"sitecode:Batch"\ninstances = 3'
+    )
     file = written(text + '[runner.x]\nclass = "sitecode:Gone"\nnice = "very"\n')
     result = ctl("check", "-c", file)
     assert result.returncode == 78
