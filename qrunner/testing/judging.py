@@ -7,7 +7,6 @@ among it, is raised to the test.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 from qrunner.clock import Clock
 from qrunner.config import Config, RunnerConfig, SiteConfig, SliceConfig
+from qrunner.disposal import called
 from qrunner.message import Entry
 from qrunner.runner import BatchRunner, Desk, Runner
 from qrunner.site import Site
@@ -45,7 +45,7 @@ def judge(
     given = entries or (make_entry(),)
     if isinstance(what, type) and issubclass(what, Runner):
         return run(_judge_runner(what, given, options or {}, clock or FakeClock()))
-    fates = [run(_called(what, entry)) for entry in given]
+    fates = [run(called(what, entry)) for entry in given]
     return fates[0] if len(fates) == 1 else fates
 
 
@@ -76,7 +76,7 @@ async def _judge_runner(
     try:
         if isinstance(runner, BatchRunner):
             return await _collected(runner.dispose_batch(entries))
-        fates = [await _called(runner.dispose, entry) for entry in entries]
+        fates = [await called(runner.dispose, entry) for entry in entries]
         return fates[0] if len(fates) == 1 else fates
     finally:
         await runner.cleanup()
@@ -101,11 +101,6 @@ class _Pad:
 
     async def note(self, entry: Entry, record: Mapping[str, Any], *, sync: bool = False) -> None:
         """Takes the note."""
-
-
-async def _called(what: Callable[..., Any], entry: Entry) -> Any:
-    result = what(entry)
-    return await result if inspect.isawaitable(result) else result
 
 
 async def _collected(pairs: AsyncIterable[Any] | Iterable[Any]) -> list[Any]:
