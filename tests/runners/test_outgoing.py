@@ -7,10 +7,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
+from qrunner.clock import SystemClock
 from qrunner.config import parse
 from qrunner.engine import Engine
 from qrunner.errors import ConfigError
@@ -21,6 +23,7 @@ from qrunner.site import Site
 from qrunner.smtp.sink import Sink, SinkDialer
 from qrunner.switchboard.memory import MemoryLease, MemorySpool
 from qrunner.testing.clock import FakeClock
+from tests.smtp.hosts import scripted
 
 MESSAGE = b"Subject: hello\n\nworld\n"
 BASE = """
@@ -383,6 +386,58 @@ async def test_an_entry_that_owes_nobody_is_done(one: Bench) -> None:
     await one.settle()
     assert not one.entries()
     assert not one.sink["mta1"].connections
+
+
+def _at_a_host_that_stalls(line: bytes) -> Entry:
+    """The entry after a stop that came while a host kept it waiting for the reply to this line."""
+
+    async def test() -> Entry:
+        reached = asyncio.Event()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"220 hi\r\n")
+            in_message = False
+            while heard := await reader.readline():
+                if heard == line:
+                    reached.set()
+                    await reader.read()
+                if not in_message:
+                    in_message = heard == b"DATA\r\n"
+                    writer.write(b"354 go\r\n" if in_message else b"250 ok\r\n")
+
+        async with scripted(script) as port:
+            toml = ALONE.replace('"mta1.example.org"', f'"127.0.0.1"\nport = {port}') + 'grace = "50ms"\n'
+            config, clock = parse(toml, tmp / "qrunner.toml"), SystemClock()
+            spool = MemorySpool(clock)
+            spool.prepare(config.queues())
+            site = Site(config, spool=spool, clock=clock)
+            site.enqueue("out", message=MESSAGE, sender="a@x.example", recipients=["b@x.example"])
+            engine = Engine(
+                site, config.runners["out"], 0, OutgoingRunner, log=logging.getLogger("qrunner.out")
+            )
+            running = asyncio.ensure_future(engine.run())
+            await reached.wait()
+            engine.stop()
+            await running
+            (entry,) = site.entries("out")
+            return entry
+
+    with TemporaryDirectory() as folder:
+        tmp = Path(folder)
+        return asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_a_stop_before_the_end_of_a_message_leaves_the_entry_as_it_was() -> None:
+    entry = _at_a_host_that_stalls(b"DATA\r\n")
+    assert not entry.history
+    assert entry.recipients == ("b@x.example",)
+
+
+def test_a_stop_after_it_leaves_a_doubt_and_no_attempt() -> None:
+    entry = _at_a_host_that_stalls(b".\r\n")
+    assert [line["what"] for line in entry.history] == ["sending", "ambiguous"]
+    assert entry.attempts == 0
+    assert in_doubt(entry) == ("mta1", ("b@x.example",))
 
 
 def test_mx_is_refused_with_the_host_named() -> None:

@@ -42,7 +42,7 @@ async def scripted(script: Script) -> AsyncIterator[int]:
         talks.add(task)
         try:
             await script(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
