@@ -111,12 +111,12 @@ def run_slice(task: Task) -> int:
     _be_nice(config.slices[task.slice].nice)
     extend_path(task.config.site.python_path)
     # Loaded here, and not above, so that a program which only asks for the exit codes does not pay for it.
-    from qrunner.engine import Engine
+    from qrunner.batch import engine_for
     from qrunner.site import Site
 
     try:
         runner_class = load_class(config.class_name)
-        engine = Engine(Site(task.config), config, task.slice, runner_class, log=_log)
+        engine = engine_for(Site(task.config), config, task.slice, runner_class, log=_log)
     except ConfigError as error:
         event(_log, "runner not loaded", level=logging.ERROR, exc=error.__cause__, error=str(error))
         return _say(str(error), CONFIGURATION)
