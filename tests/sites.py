@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from qrunner.rundir import RunDir, is_alive
 from qrunner.site import Site
-from qrunner.watch import Master, living_master, lone_processes
+from qrunner.watch import Master, living_master
 
 ROOT = Path(__file__).parent.parent
 Found = TypeVar("Found")
@@ -222,16 +222,22 @@ class TinySite:
         )
 
     def end(self) -> None:
-        """Ends whatever still lives."""
-        left = [one.pid for one in lone_processes(self.run)]
-        master = living_master(self.run, patience_s=0)
-        if master is not None:
-            left += [master.pid, *(one.pid for one in master.processes)]
-        for pid in left:
-            if pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not any(pid is not None and is_alive(pid) for pid in left))
+        """Ends whatever still lives, a master that was just about to begin among it."""
+        for pid in (left := self._processes()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not any(map(is_alive, left)))
+        assert self._processes() == []
+
+    def _processes(self) -> list[int]:
+        """Every process of ours that was begun on this site: its folder, which no other has, is on their lines."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                line = path.read_bytes()
+                if b"qrunner" in line and bytes(self.folder) in line and is_alive(int(path.parent.name)):
+                    found.append(int(path.parent.name))
+        return found
 
 
 @contextlib.contextmanager

@@ -82,6 +82,7 @@ def stop(ctx: click.Context, now: bool) -> None:
 def restart(ctx: click.Context, now: bool, wait_s: float) -> None:
     """Stop, if it is running, then start. A configuration with an error stops nothing."""
     config = load_config(ctx)
+    _check_access(config)
     check_imports(config)
     try:
         _stop(RunDir(config.site.state_dir), now=now)
@@ -189,9 +190,7 @@ def _start(ctx: click.Context, config: Config, wait_s: float, *, foreground: boo
         master = living_master(run)
         say(f"already running, process {master.pid}" if master else "already running")
         return
-    # Root could read it; who we are now must be able to as well, for the master is begun as that user.
-    if not os.access(config.path, os.R_OK):
-        raise ConfigError(f"{config.path}: the owner of {config.site.queue_dir} can't read it")
+    _check_access(config)
     check_imports(config)
     run.make()
     from qrunner.plan import prepare
@@ -211,6 +210,19 @@ def _start(ctx: click.Context, config: Config, wait_s: float, *, foreground: boo
         time.sleep(_LOOK_S)
     count = _await_up(run, limit)
     say(f"started: {count} runner{'s' * (count != 1)} up")
+
+
+def _check_access(config: Config) -> None:
+    """Whether who we are now can begin a master: root could read all of this, and the owner of the queues may not.
+
+    :raises QRunnerError: with what can't be read.
+    """
+    for needed in (config.path, sys.executable, os.__file__, __file__):
+        if not os.access(needed, os.R_OK):
+            raise QRunnerError(
+                f"the owner of {config.site.queue_dir} ({os.environ.get('USER', os.geteuid())}), "
+                f"as whom everything is run, can't read {needed}"
+            )
 
 
 def _command(ctx: click.Context) -> list[str]:

@@ -11,7 +11,9 @@ from qrunner.clock import Clock
 from qrunner.testing import FakeClock
 
 
-@pytest.mark.parametrize(("by", "seconds"), [("4h", 14400), ("1h30m", 5400), (2, 2), (0.5, 0.5), (timedelta(minutes=1), 60)])
+@pytest.mark.parametrize(
+    ("by", "seconds"), [("4h", 14400), ("1h30m", 5400), (2, 2), (0.5, 0.5), (timedelta(minutes=1), 60)]
+)
 def test_it_is_advanced_by_a_duration(by: str | float | timedelta, seconds: float) -> None:
     clock = FakeClock(datetime(2026, 1, 1, tzinfo=UTC))
     clock.advance(by)

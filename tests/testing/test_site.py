@@ -18,7 +18,9 @@ pytest_plugins = ["qrunner.testing.plugin"]
 Make = Callable[[str], FakeSite]
 
 SITE = '[site]\nhostname = "lists.example.org"\npostmaster = "postmaster@lists.example.org"\n'
-FLOW = SITE + f"""
+FLOW = (
+    SITE
+    + f"""
 [smtp.mta1]
 host = "mta1.example.org"
 [smtp.mta2]
@@ -38,6 +40,7 @@ slices = [{{ weight = 2, smtp = "mta1" }}, {{ weight = 1, smtp = "mta2" }}]
 class = "outgoing"
 smtp = ["mta1", "mta2"]
 """
+)
 
 
 def tag(entry: Entry) -> Entry:
