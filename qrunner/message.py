@@ -262,6 +262,8 @@ def header_block(message: bytes) -> bytes:
     """The message's headers, up to the empty line (RFC 5322 section 2.1), whatever ends its lines."""
     if message.startswith((b"\n", b"\r\n")):
         return b""
+    if message.startswith((b"\n", b"\r\n")):
+        return b""
     ends = [at for at in (message.find(b"\n\n"), message.find(b"\n\r\n")) if at >= 0]
     return message[: min(ends) + 1] if ends else message
 

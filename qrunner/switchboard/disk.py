@@ -14,9 +14,8 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 HIDDEN = ".new."
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
@@ -242,14 +241,20 @@ class Disk:
         return taken
 
 
-def make_directory(path: Path, disk: Disk) -> None:
-    """Makes a directory, mode 0700, durably; one that is there is left as it is."""
-    if path.is_dir():
-        return
-    make_directory(path.parent, disk)
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    disk.sync_directory(str(path.parent))
+def make_directories(paths: Iterable[str], disk: Disk) -> None:
+    """Makes directories and those above them, mode 0700, durably; one that is there is left as it is."""
+    grown: dict[str, None] = {}
+    for path in paths:
+        missing = []
+        while not os.path.isdir(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        for one in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(one, 0o700)
+            grown[os.path.dirname(one)] = None
+    for parent in grown:
+        disk.sync_directory(parent)
 
 
 def append(path: str, lines: bytes, *, disk: Disk | None = None) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from qrunner.format import parse_name
 from qrunner.slices import WHOLE, Range, prefixes
 from qrunner.switchboard import Area, Ref
-from qrunner.switchboard.disk import Disk, make_directory
+from qrunner.switchboard.disk import Disk, make_directories
 
 ASIDE: tuple[Area, ...] = ("hold", "shunt", "bad")
 
@@ -70,12 +70,10 @@ class Layout:
     def prepare(self, queues: Iterable[str], disk: Disk) -> None:
         """Makes the directories of these queues, durably."""
         for queue in queues:
-            for directory in (*self.directories(queue), self.hops(queue)):
-                make_directory(Path(directory), disk)
-            for area in ASIDE:
-                make_directory(Path(self.aside(area, queue)), disk)
+            wanted = [*self.directories(queue), self.hops(queue), *(self.aside(area, queue) for area in ASIDE)]
+            make_directories(wanted, disk)
             # Last, since it is what makes the queue known.
-            make_directory(self.leases(queue), disk)
+            make_directories([str(self.leases(queue))], disk)
 
 
 def ref_of(area: Area, queue: str, directory: str, name: str) -> Ref | None:
