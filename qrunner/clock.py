@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_NS = 253_402_300_799 * 10**9  # the end of the year 9999, the last that a datetime can hold
@@ -34,6 +36,9 @@ class SystemClock:
         return time.monotonic_ns()
 
     async def wait(self, event: asyncio.Event, timeout_s: float | None) -> bool:
+        # Here, so that programs which only ask for the time do not pay for the loop.
+        import asyncio
+
         try:
             async with asyncio.timeout(timeout_s):
                 return await event.wait()

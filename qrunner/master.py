@@ -29,6 +29,7 @@ import os
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -42,12 +43,13 @@ from qrunner.errors import QRunnerError
 from qrunner.log import event
 from qrunner.metrics import write_state
 from qrunner.owner import become_owner
-from qrunner.plan import Plan, make_plan, sweep_snapshots
+from qrunner.plan import Plan, make_plan, prepare, sweep_snapshots
 from qrunner.rundir import RunDir
-from qrunner.slot import Slot
+from qrunner.slot import PYTHON, Slot, environment
 
 _AFTER_GRACE_S = 5.0
 _AT_ONCE_S = 2.0
+_CHECK_S = 30.0
 _TICK_S, _BUSY_TICK_S = 5.0, 0.25
 _SIGNALS = (
     signal.SIGTERM,
@@ -210,6 +212,7 @@ class Master:
         try:
             config = load(self.plan.config.path)
             self._check_places(config)
+            check_imports(config.path)
             prepare(config)
             plan = make_plan(config, self.run_dir)
         except (QRunnerError, OSError) as error:
@@ -296,16 +299,29 @@ def notify(text: str) -> None:
             channel.sendto(text.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
-def prepare(config: Config) -> None:
-    """Makes the queues of a configuration that are not there yet."""
-    from qrunner.site import Site
+def check_imports(path: Path) -> None:
+    """Has another process import what the configuration names: the master itself loads no code of a site's.
 
-    config.site.queue_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    Site(config).spool.prepare(config.queues())
+    :raises QRunnerError: with what can't be had.
+    """
+    argv = [*PYTHON, "-c", "from qrunner.ctl import main; main()", "check", f"--config={path}"]
+    try:
+        check = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environment(),
+            timeout=_CHECK_S,
+            text=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise QRunnerError(f"its code has not been imported within {_CHECK_S:g} s") from None
+    if check.returncode:
+        raise QRunnerError((check.stdout or check.stderr).strip())
 
 
 def serve(path: Path, *, foreground: bool = False) -> int:
-    """The whole life of a master, on this configuration file; the exit code.
+    """The whole life of a master, on this configuration file; the exit code. The queues have been made.
 
     :raises QRunnerError: it can't begin.
     """
@@ -318,7 +334,6 @@ def serve(path: Path, *, foreground: bool = False) -> int:
     if lock is None:
         event(_log, "a master is running already", state_dir=run.state_dir)
         return 0
-    prepare(config)
     plan = make_plan(config, run)
     sweep_snapshots(run, {plan.snapshot})
     Master(plan, run, echo=os.dup(2) if foreground else None).run()

@@ -16,6 +16,7 @@ from typing import Any
 
 from qrunner.config import Config, RunnerConfig
 from qrunner.rundir import RunDir
+from qrunner.smtp.living import hosts_behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,13 @@ class Plan:
     def depends(self, name: str) -> tuple[Any, ...]:
         """All of the configuration that a runner's processes look at; while it is equal they need no restart."""
         config, runner = self.config, self.config.runners[name]
+        hosts = _hosts(config, runner)
         # Routes and balances are looked up by site code as well, under any name, so a runner depends on them all.
         return (
             runner,
             config.site,
-            {host: config.smtp.get(host) for host in _hosts(config, runner)},
+            hosts,
+            {name: config.smtp.get(name) for names in hosts.values() for name in names},
             config.balance,
             config.routes,
         )
@@ -73,14 +76,10 @@ def is_ours(config: Config, runner: RunnerConfig, index: int) -> bool:
     return runner.enabled and one.enabled and one.node in (None, config.site.node)
 
 
-def _hosts(config: Config, runner: RunnerConfig) -> set[str]:
-    """Its own, and those of the queues it hands mail to while its own are down."""
-    names = {host for one in runner.slices for host in one.smtp}
-    on_down = runner.settings.get("on_down") or ()
-    for other in config.runners.values():
-        if other.queue in on_down:
-            names.update(host for one in other.slices for host in one.smtp)
-    return names
+def _hosts(config: Config, runner: RunnerConfig) -> dict[str, tuple[str, ...]]:
+    """The hosts of each slice, and those of the queues that it hands mail to while its own are down."""
+    own = {str(index): one.smtp for index, one in enumerate(runner.slices)}
+    return own | {queue: hosts_behind(config, queue) for queue in runner.settings.get("on_down") or ()}
 
 
 def make_plan(config: Config, run: RunDir) -> Plan:
@@ -96,6 +95,14 @@ def make_plan(config: Config, run: RunDir) -> Plan:
         finally:
             scratch.unlink(missing_ok=True)
     return Plan(config, sha1, path)
+
+
+def prepare(config: Config) -> None:
+    """Makes the queues of a configuration that are not there yet."""
+    from qrunner.site import Site
+
+    config.site.queue_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    Site(config).spool.prepare(config.queues())
 
 
 def sweep_snapshots(run: RunDir, wanted: Collection[Path]) -> None:

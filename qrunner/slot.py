@@ -33,6 +33,9 @@ _STREAK_IS_FAILED = 5
 _LINE = 4096
 EXIT_DID_NOT_START, EXIT_CONFIG = 1, 78
 
+# Without the folder that we happen to stand in on the import path.
+PYTHON = (sys.executable, "-P")
+
 _log = logging.getLogger("qrunner.master")
 
 
@@ -74,7 +77,7 @@ class Slot:
         :param lifeline: the reading end of a pipe whose writing end is ours alone: its end tells of our death.
         :param echo: a descriptor to log to besides the file, for a master in the foreground.
         """
-        argv = [*_PYTHON, "-m", "qrunner.child", *self._arguments(), f"--lifeline={lifeline}"]
+        argv = [*PYTHON, "-m", "qrunner.child", *self._arguments(), f"--lifeline={lifeline}"]
         fds = [lifeline]
         if echo is not None:
             argv.append(f"--echo={echo}")
@@ -233,10 +236,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-# Without the folder that we happen to stand in on the import path.
-_PYTHON = (sys.executable, "-P")
 
 
 def environment() -> dict[str, str]:

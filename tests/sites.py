@@ -62,6 +62,14 @@ class Keep(Runner):
         return Requeue(3600)
 
 
+class Drift(Runner):
+    """Takes its time, half of it in a thread that listens to nobody."""
+
+    def dispose(self, entry):
+        time.sleep(0.005)
+        return entry.forward("last")
+
+
 class Unready(Runner):
     """Does not come up while there is a file `unready`."""
 

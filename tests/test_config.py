@@ -299,7 +299,10 @@ WRONG = [
     ('[runner.x]\nclass = "m:C"\nreport = "me"', "3: runner.x.report: "),
     ('[runner.x]\nclass = "incoming"', "1: runner.x.next: is missing"),
     ('[runner.x]\nclass = "incoming"\nnext = "x"', '3: runner.x.next: "x" is its own queue'),
-    ('[runner.x]\nclass = "incoming"\nnext = "y"', '3: runner.x.next: no runner serves a queue "y"'),
+    (
+        '[runner.x]\nclass = "incoming"\nnext = "outpit"\n[runner.output]\nclass = "incoming"\nnext = "z"',
+        '3: runner.x.next: no runner serves a queue "outpit", did you mean "output"?',
+    ),
     ('[runner.x]\nclass = "outgoing"', "1: runner.x.smtp: is missing"),
     ('[runner.x]\nclass = "command"\ncommand = "ls"', '3: runner.x.command: "ls" is not a list'),
     ('[runner.x]\nclass = "command"\ncommand = ["a"]\nexits = { 1 = "x" }', "4: runner.x.exits.1: "),
@@ -556,3 +559,10 @@ def test_the_file_is_found_in_the_order_of_the_contract(file: Path, monkeypatch:
         find(None)
     (file.parent / "system.toml").touch()
     assert find(None) == file.parent / "system.toml"
+
+
+def test_a_queue_that_another_machine_or_program_serves_may_be_named() -> None:
+    config = parse(
+        '[runner.x]\nclass = "incoming"\nnext = ["out", "archive"]', Path("/site/etc/qrunner.toml")
+    )
+    assert set(config.queues()) >= {"x", "out", "archive"}

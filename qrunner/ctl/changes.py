@@ -102,14 +102,17 @@ def takes_terms(command: Callable[..., Any]) -> Callable[..., Any]:
     return takes_selection(decorated)
 
 
-def invoking_user() -> str:
-    """Who typed this; to be asked before this process becomes the owner of the queues."""
-    uid = os.getuid()
+def login() -> str:
+    """The name of the user that this process runs as; to be asked before it becomes the owner of the queues."""
     try:
-        name = pwd.getpwuid(uid).pw_name
+        return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
-        name = f"uid:{uid}"
-    behind = os.environ.get("SUDO_USER")
+        return f"uid{os.getuid()}"
+
+
+def invoking_user() -> str:
+    """Who typed this, for the log; to be asked before this process becomes the owner of the queues."""
+    name, behind = login(), os.environ.get("SUDO_USER")
     return f"{behind}({name})" if behind and behind != name else name
 
 

@@ -72,10 +72,10 @@ def load_config(ctx: click.Context) -> Config:
 
 def load_site(ctx: click.Context) -> Site:
     """The site; from here on this process is the owner of the queues. Raises as ``load_config``."""
-    config = load_config(ctx)
+    # Before root becomes the owner, who may not be able to read where Python is installed.
     from qrunner.site import Site
 
-    return Site(config)
+    return Site(load_config(ctx))
 
 
 @dataclass(frozen=True, slots=True)

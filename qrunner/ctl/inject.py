@@ -14,7 +14,6 @@ Failures: 75 where the queue takes nothing; 1 where single messages can't be tak
 
 from __future__ import annotations
 
-import getpass
 import logging
 import mailbox
 import os
@@ -28,7 +27,7 @@ import click
 
 from qrunner.config.values import size_bytes
 from qrunner.ctl.addressing import header_fields, name_of, taken_from_headers, text_of_field
-from qrunner.ctl.changes import change_log, invoking_user
+from qrunner.ctl.changes import change_log, invoking_user, login
 from qrunner.ctl.context import DONE, FAILED, load_site, say
 from qrunner.ctl.selectors import unique
 from qrunner.errors import PermanentFailure
@@ -50,8 +49,9 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the command line says of every message."""
+    """What the command line says of every message. ``login`` is who sends it if nothing else says."""
 
+    login: str
     queue: str
     sender: str | None
     recipients: tuple[str, ...]
@@ -109,7 +109,7 @@ def inject(
     **said: Any,
 ) -> None:
     """Put messages into a queue: the one on standard input, or those of files."""
-    user, order = invoking_user(), Order(**said)
+    user, order = invoking_user(), Order(login(), **said)
     site = load_site(ctx)
     _check_queue(site, order.queue)
     sources = (
@@ -186,7 +186,7 @@ def _inject_one(site: Site, order: Order, letter: Letter) -> str:
             raise PermanentFailure("no recipient")
     sender = order.sender if order.sender is not None else letter.sender
     if sender is None:
-        sender = f"{getpass.getuser()}@{site.config.site.hostname}"
+        sender = f"{order.login}@{site.config.site.hostname}"
     return site.enqueue(
         order.queue, message=message, sender=sender, recipients=unique(recipients), meta=order.meta
     )
@@ -199,10 +199,13 @@ def _of_input(place: str) -> Iterator[Letter]:
     if sys.stdin.isatty():
         say("the message, ended by Ctrl-D:")
     message = without_from_line(sys.stdin.buffer.read())
-    sender = os.environ.get("SENDER")
+    sender, original = os.environ.get("SENDER"), os.environ.get("ORIGINAL_RECIPIENT")
     if sender is not None:
         sender = uncensored(sender, message, b"return-path:")
-    yield Letter(place, message, sender, _from_environment())
+    if original:
+        yield Letter(place, message, sender, (uncensored(original, message, b"x-original-to:"),))
+    else:
+        yield Letter(place, message, sender, _from_environment())
 
 
 def _of_file(place: str) -> Iterator[Letter]:
@@ -228,12 +231,12 @@ def _of_maildir(place: str) -> Iterator[Letter]:
 def _delivered(where: str, data: bytes) -> Letter:
     """A message that was delivered before; whoever did that wrote its envelope on top of it."""
     message = without_from_line(data)
-    stated = [text_of_field(field) for field in header_fields(message) if name_of(field) == b"return-path"]
-    sender = stated[0].removeprefix("<").removesuffix(">") if stated else None
+    fields = header_fields(message)
+    paths = [text_of_field(field) for field in fields if name_of(field) == b"return-path"]
+    sender = paths[0].removeprefix("<").removesuffix(">") if paths else None
     if sender is None and message != data:
         word = (data.split(None, 2)[1:2] or [b""])[0].decode("utf-8", "surrogateescape")
         sender = word if "@" in word else "" if word.upper() == "MAILER-DAEMON" else None
-    fields = header_fields(message)
     to = [
         text_of_field(field)
         for name in (b"delivered-to", b"x-original-to")

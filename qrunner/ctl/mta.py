@@ -8,10 +8,20 @@ Failures: `ConfigError` where a path can't stand in such a line.
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import click
+
+from qrunner.config import Config, Listen
+from qrunner.ctl.context import load_config
 from qrunner.errors import ConfigError
 
 # What local(8) runs without a shell, without the blank: the line is split there. pipe(8) takes the same.
@@ -123,3 +133,85 @@ def _plain(path: Path) -> str:
             f"{text!r} can't stand in a command of Postfix: only letters, digits and @_=+:,./- are plain there"
         )
     return text
+
+
+@click.command("mta-config")
+@click.argument("mta", type=click.Choice(["postfix"]))
+@click.option("-q", "--queue", default="in", show_default=True, metavar="QUEUE", help="where its mail goes")
+@click.option(
+    "--domain", "domains", multiple=True, metavar="DOMAIN", help="whose mail; else the site's hostname"
+)
+@click.option(
+    "--inject", metavar="PATH", help="the qrunner-inject that it is to start; else the one beside this"
+)
+@click.pass_context
+def mta_config(
+    ctx: click.Context, mta: str, queue: str, domains: tuple[str, ...], inject: str | None
+) -> None:
+    """The lines that make an MTA hand its mail to this site, to paste."""
+    pipe = Path(inject) if inject else installed_pipe()
+    config = load_config(ctx)
+    if queue not in config.queues():
+        known = " ".join(config.queues())
+        raise click.BadParameter(f"there is no queue {queue!r}; the queues are: {known}", param_hint="-q")
+    lines = postfix_lines(
+        config.site.queue_dir,
+        pipe,
+        _owner(config.site.queue_dir),
+        queue,
+        _lmtp_door(config),
+        domains=domains or (config.site.hostname,),
+        **_said_by_postfix(),
+    )
+    click.echo(lines, nl=False)
+
+
+def installed_pipe() -> Path:
+    """The ``qrunner-inject`` that was installed with this program, or stands beside it in a checkout.
+
+    :raises ConfigError: there is none.
+    """
+    checkout = Path(__file__).parents[2] / "bin"
+    for folder in (Path(sys.argv[0]).parent, Path(sysconfig.get_path("scripts")), checkout):
+        file = folder.absolute() / "qrunner-inject"
+        if os.access(file, os.X_OK):
+            return file
+    raise ConfigError("qrunner-inject is not installed beside this program: name it by --inject")
+
+
+def _owner(queue_dir: Path) -> str:
+    try:
+        return pwd.getpwuid(queue_dir.stat().st_uid).pw_name
+    except FileNotFoundError:
+        raise ConfigError(f"{queue_dir} is not there: `qrunner-ctl init` lays out a site") from None
+    except KeyError:
+        raise ConfigError(f"the owner of {queue_dir} has no name, and Postfix wants one for user=") from None
+
+
+def _lmtp_door(config: Config) -> str | None:
+    for runner in config.runners.values():
+        if runner.enabled and runner.class_name == "lmtp" and runner.settings.get("protocol") == "lmtp":
+            listen = runner.settings["listen"]
+            return str(listen) if isinstance(listen, Listen) else None
+    return None
+
+
+def _said_by_postfix() -> dict[str, Any]:
+    """What the Postfix of this machine says of itself; nothing where there is none."""
+    names = ("config_directory", "default_database_type", "alias_maps")
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+    try:
+        answer = subprocess.run(
+            ["postconf", "-h", *names],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+            env={**os.environ, "PATH": path},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    said = answer.stdout.splitlines()
+    if len(said) != len(names) or not all(said):
+        return {}
+    return {"config_dir": Path(said[0]), "map_type": said[1], "alias_maps": said[2]}

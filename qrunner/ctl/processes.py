@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import click
 
+from qrunner.config import ConfigErrors
 from qrunner.ctl.context import (
     NotRunning,
     config_path,
@@ -83,7 +83,7 @@ def stop(ctx: click.Context, now: bool) -> None:
 def restart(ctx: click.Context, now: bool, wait_s: float) -> None:
     """Stop, if it is running, then start. A configuration with an error stops nothing."""
     config = load_config(ctx)
-    check_classes(config)
+    check_imports(config)
     try:
         _stop(RunDir(config.site.state_dir), now=now)
     except NotRunning:
@@ -100,7 +100,7 @@ def reload(ctx: click.Context, wait_s: float) -> None:
     It is checked first; with an error in it nothing changes, and the exit code is 78.
     """
     config = load_config(ctx)
-    check_classes(config)
+    check_imports(config)
     run = RunDir(config.site.state_dir)
     master = _master(run)
     if not os.path.samefile(master.config, config.path):
@@ -136,7 +136,7 @@ def run(ctx: click.Context, runner: str, slice: int | None, once: bool) -> None:
     places = RunDir(config.site.state_dir)
     places.make()
     log.setup(f"runner:{runner}/{index}", path=places.log_file, stream=sys.stderr)
-    from qrunner.master import prepare
+    from qrunner.plan import prepare
 
     prepare(config)
     ctx.exit(child.run_slice(child.Task(config, runner, index, once=once)))
@@ -155,27 +155,16 @@ def _which_slice(config: Config, runner: str, slice: int | None) -> int:
     return slice or 0
 
 
-def check_classes(config: Config) -> None:
+def check_imports(config: Config) -> None:
     """Imports what the configuration names, in this process, as the runners will.
 
-    :raises ConfigError: with everything that can't be had.
+    :raises ConfigErrors: with everything that can't be had.
     """
-    from qrunner.loading import extend_path, load_class, load_function
+    from qrunner.ctl.setup import import_problems
 
-    extend_path(config.site.python_path)
-    wrong: dict[str, None] = {}
-    for runner in config.runners.values():
-        names: Iterable[tuple[str, Callable[[str], object]]] = [
-            (runner.class_name, load_class),
-            *((handler, load_function) for handler in runner.handlers),
-        ]
-        for name, load in names:
-            try:
-                load(name)
-            except ConfigError as error:
-                wrong[f"{config.path}: runner.{runner.name}: {error}"] = None
-    if wrong:
-        raise ConfigError("\n".join(wrong))
+    problems = import_problems(config.path)
+    if problems:
+        raise ConfigErrors(problems)
 
 
 def _master(run: RunDir) -> Master:
@@ -194,9 +183,12 @@ def _start(ctx: click.Context, config: Config, wait_s: float, *, foreground: boo
         master = living_master(run)
         say(f"already running, process {master.pid}" if master else "already running")
         return
-    check_classes(config)
+    # Root could read it; who we are now must be able to as well, for the master is begun as that user.
+    if not os.access(config.path, os.R_OK):
+        raise ConfigError(f"{config.path}: the owner of {config.site.queue_dir} can't read it")
+    check_imports(config)
     run.make()
-    from qrunner.master import prepare
+    from qrunner.plan import prepare
 
     prepare(config)
     if foreground:
@@ -216,7 +208,9 @@ def _start(ctx: click.Context, config: Config, wait_s: float, *, foreground: boo
 
 
 def _command(ctx: click.Context) -> list[str]:
-    return [sys.executable, "-P", "-m", "qrunner.master", f"--config={config_path(ctx).absolute()}"]
+    from qrunner.slot import PYTHON
+
+    return [*PYTHON, "-m", "qrunner.master", f"--config={config_path(ctx).absolute()}"]
 
 
 def _become_master(ctx: click.Context) -> None:

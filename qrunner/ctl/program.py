@@ -46,6 +46,7 @@ VERBS: Mapping[str, Verb] = {
     "delete": Verb("qrunner.ctl.entries:delete", "end entries, for good"),
     "flush": Verb("qrunner.ctl.entries:flush", "make deferred entries due now"),
     "slices": Verb("qrunner.ctl.listing:slices", "a runner's slices: range, share, owner, what waits"),
+    "mta-config": Verb("qrunner.ctl.mta:mta_config", "the lines for an MTA, to paste"),
 }
 
 

@@ -13,7 +13,7 @@ import socket
 import string
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,13 @@ LAYOUT = {
 def init(ctx: click.Context, directory: Path) -> None:
     """Lay out a site: a commented configuration, queues, and a package with a runner of its own."""
     directory = directory.absolute()
+    texts = {place: rendered(template) for place, template in LAYOUT.items()}
     become_owner(directory / "qfiles")
     for folder in (directory, directory / "qfiles", directory / "var"):
         if not folder.is_dir():
             folder.mkdir(mode=0o700, parents=True)
             click.echo(f"{folder}/")
-    _lay_out(directory)
+    _lay_out(directory, texts)
     config = load(directory / CONFIG)
     site = Site(config)
     site.spool.prepare(config.queues())
@@ -62,16 +63,16 @@ def init(ctx: click.Context, directory: Path) -> None:
     ctx.exit(DONE)
 
 
-def _lay_out(directory: Path) -> None:
+def _lay_out(directory: Path, texts: Mapping[str, str]) -> None:
     """Writes the files that are not there; a site that has its own configuration has its own code, too."""
     if (directory / CONFIG).exists():
         say(f"{directory / CONFIG}: kept as it is")
         return
-    for place, template in LAYOUT.items():
+    for place, text in texts.items():
         (directory / place).parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(directory / place, "x", encoding="utf-8") as file:
-                file.write(rendered(template))
+                file.write(text)
         except FileExistsError:
             say(f"{directory / place}: kept as it is")
         else:
@@ -116,6 +117,11 @@ def _problems(ctx: click.Context) -> tuple[Path | None, list[Problem]]:
             return path, found
     else:
         found = []
+        # Our own classes first: whom root becomes may not be able to read where Python is installed.
+        for runner in config.runners.values():
+            if ":" not in runner.class_name:
+                with contextlib.suppress(ConfigError):
+                    load_class(runner.class_name)
         become_owner(config.site.queue_dir)
     known = {problem.key for problem in found}
     found += [problem for problem in import_problems(path) if problem.key not in known]

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from qrunner.clock import rfc3339
-from qrunner.config import Config, HostConfig, RunnerConfig, load, parse
+from qrunner.config import Config, RunnerConfig, load, parse
 from qrunner.ctl.context import DONE, FAILED, NOT_RUNNING, colour, config_path, load_places
 from qrunner.errors import QueueError
 from qrunner.log import visible
@@ -26,6 +26,7 @@ from qrunner.metrics import read_state
 from qrunner.rundir import RunDir
 from qrunner.site import Site
 from qrunner.slices import cut
+from qrunner.smtp.health import Health
 from qrunner.switchboard import AREAS, Holder, Ref, Spool
 from qrunner.watch import Master, Process, living_master, lone_processes
 
@@ -205,24 +206,10 @@ def _rounded(seconds: float | None) -> float | None:
 
 def _hosts(config: Config, run: RunDir) -> Iterator[State]:
     """Those of the configuration, and those found by MX that are not well."""
-    files = {path.stem: path for path in sorted(run.hosts.glob("*.json"))}
-    for name, host in config.smtp.items():
-        if host.mode != "mx":
-            yield _host(name, host, read_state(files.pop(name)) if name in files else None)
-    for name, path in files.items():
-        yield _host(name, None, read_state(path))
-
-
-def _host(name: str, host: HostConfig | None, state: Mapping[str, Any] | None) -> State:
-    state = state or {}
-    return {
-        "name": str(state.get("name", name)),
-        "state": state.get("state", "up"),
-        "failures": state.get("failures", 0),
-        "retry_at": state.get("retry_at"),
-        "last_error": state.get("last_error"),
-        "suspended": bool(state.get("suspended", False)),
-    }
+    known = [name for name, host in config.smtp.items() if host.mode != "mx"]
+    found = [path.stem for path in sorted(run.hosts.glob("*.json"))]
+    for name in dict.fromkeys([*known, *found]):
+        yield Health.of_json(name, read_state(run.hosts / f"{name}.json") or {}).as_status()
 
 
 # Problems.
@@ -265,7 +252,7 @@ def _runner_problems(one: State) -> Iterator[State]:
 
 
 def _host_problems(one: State) -> Iterator[State]:
-    if one["state"] in ("down", "probing"):
+    if one["state"] != "up":
         because = f": {one['last_error']}" if one["last_error"] else ""
         hint = f"tried again at {one['retry_at']}" if one["retry_at"] else "it is tried again by itself"
         yield _problem(f"is {one['state']}{because}", f"host {one['name']}", None, hint)

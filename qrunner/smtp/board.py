@@ -112,7 +112,9 @@ class FileBoard:
 
     def _write(self, name: str, health: Health) -> None:
         temporary = self._folder / f".{name}.{os.getpid()}"
-        temporary.write_text(json.dumps(health.as_json(), separators=(",", ":")) + "\n")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(json.dumps(health.as_json(), separators=(",", ":")) + "\n")
         temporary.replace(self._folder / f"{name}.json")
 
     def seat(self, name: str, seats: int) -> Seat | None:

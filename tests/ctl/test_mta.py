@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from qrunner.ctl.mta import postfix_lines
+from qrunner.ctl.mta import installed_pipe, postfix_lines
 from qrunner.errors import ConfigError
+
+from .conftest import Place
 
 QUEUE_DIR = Path("/srv/lists/qfiles")
 INJECT = Path("/opt/qrunner/bin/qrunner-inject")
@@ -74,3 +76,31 @@ def test_a_path_that_would_need_a_shell_is_refused(path: str) -> None:
 
 def test_relative_paths_are_made_absolute() -> None:
     assert f"-Q {Path.cwd() / 'qfiles'} " in postfix_lines(Path("qfiles"), INJECT, "list")
+
+
+DOOR = """
+[runner.door]
+class = "lmtp"
+listen = "127.0.0.1:8024"
+next = "in"
+"""
+
+
+def test_the_verb_fills_in_what_the_site_and_its_door_are(place: Place) -> None:
+    place.config.write_text(place.config.read_text() + DOOR)
+    result = place.call("mta-config", "postfix", "--inject", str(INJECT))
+    assert result.exit_code == 0, result.stderr
+    assert "lists.example.org  lmtp:inet:127.0.0.1:8024" in result.stdout
+    pipe = f"argv={INJECT} -Q {place.folder}/qfiles -q in -f ${{sender}} -- ${{recipient}}"
+    # Postfix runs no command as root, whom the queues of these tests may belong to.
+    assert (pipe in result.stdout) == ((place.folder / "qfiles").stat().st_uid != 0)
+
+
+def test_the_verb_finds_the_pipe_that_stands_beside_it() -> None:
+    assert installed_pipe().name == "qrunner-inject"
+    assert installed_pipe().is_absolute()
+
+
+def test_the_verb_refuses_a_queue_that_is_not_there(place: Place) -> None:
+    assert place.call("mta-config", "postfix", "-q", "nosuch").exit_code == 2
+    assert place.call("mta-config", "sendmail").exit_code == 2

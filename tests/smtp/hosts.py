@@ -42,7 +42,7 @@ async def scripted(script: Script) -> AsyncIterator[int]:
         talks.add(task)
         try:
             await script(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
@@ -93,7 +93,6 @@ async def smtp_sink(*options: str, dump: Path | None = None) -> AsyncIterator[in
     if os.getuid() == 0:
         command[1:1] = ["-u", "nobody"]
     if dump is not None:
-        dump.chmod(0o777)
         command += ["-d", f"{dump}/%M."]
     process = await asyncio.create_subprocess_exec(*command, f"127.0.0.1:{port}", "100")
     try:

@@ -1,0 +1,243 @@
+"""Connections kept, counted and lent out; and two processes that share a host."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from qrunner.clock import SystemClock
+from qrunner.config import HostConfig
+from qrunner.smtp.board import FileBoard
+from qrunner.smtp.client import SmtpDialer
+from qrunner.smtp.pool import HostBusy, HostDown, Pool
+from qrunner.smtp.session import Delivery
+from qrunner.smtp.sink import Sink, SinkDialer
+from qrunner.smtp.sinkserver import SinkServer
+from qrunner.testing.clock import FakeClock
+from tests.smtp.hosts import config, deliver, kinds
+
+LOG = logging.getLogger("qrunner.test")
+
+
+class Site:
+    """A sink, and a pool for it."""
+
+    def __init__(self, **more: object) -> None:
+        self.host = HostConfig("h", host="h", **more)  # type: ignore[arg-type]
+        self.sink, self.clock = Sink("h"), FakeClock()
+        self.dialer = SinkDialer({"h": self.sink})
+        self.board = self.dialer.board(Path())
+        self.pool = Pool({"h": self.host}, self.dialer, self.board, self.clock, LOG)
+
+    async def send(self, entry: str = "e", **more: bool) -> Delivery:
+        async with self.pool.lend("h", **more) as loan:
+            delivery = await deliver(loan.channel, "a@x", reused=loan.reused)
+        self.pool.judge("h", entry, delivery)
+        return delivery
+
+
+def test_a_connection_is_used_again() -> None:
+    async def test() -> None:
+        site = Site()
+        for _ in range(5):
+            await site.send()
+        assert site.sink.connections == 1
+        await site.pool.close()
+
+    asyncio.run(test())
+
+
+def test_a_connection_carries_no_more_messages_than_configured() -> None:
+    async def test() -> None:
+        site = Site(max_messages=2)
+        for _ in range(5):
+            await site.send()
+        assert site.sink.connections == 3
+        await site.pool.close()
+
+    asyncio.run(test())
+
+
+def test_a_fresh_connection_has_carried_nothing() -> None:
+    async def test() -> None:
+        site = Site()
+        await site.send()
+        await site.send(fresh=True)
+        assert site.sink.connections == 2
+        await site.pool.close()
+
+    asyncio.run(test())
+
+
+def test_a_host_has_no_more_connections_than_configured() -> None:
+    async def test() -> None:
+        site = Site(max_connections=3)
+        most = 0
+
+        async def one() -> None:
+            nonlocal most
+            async with site.pool.lend("h"):
+                most = max(most, site.pool._berths["h"].in_use)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(one() for _ in range(30)))
+        assert most == 3
+        assert site.sink.connections == 3
+        await site.pool.close()
+
+    asyncio.run(test())
+
+
+def test_a_refused_host_is_down_after_so_many_tries_and_then_left_alone() -> None:
+    async def test() -> None:
+        site = Site(failures_to_open=5, probe_after_s=60.0)
+        site.sink.down = True
+        with pytest.raises(HostDown):
+            await site.send()
+        assert site.pool.health("h").failures == 5
+        with pytest.raises(HostDown):
+            await site.send()
+        assert site.pool.health("h").failures == 5, "nobody bothers it before its time"
+        site.clock.advance(61)
+        with pytest.raises(HostDown):
+            await site.send()
+        assert site.pool.health("h").failures == 6
+        site.sink.down = False
+        site.clock.advance(121)
+        assert kinds(await site.send()) == {"a@x": "delivered"}
+        assert site.pool.health("h").is_up
+
+    asyncio.run(test())
+
+
+def test_after_a_probe_a_host_is_given_little_at_first() -> None:
+    async def test() -> None:
+        site = Site(max_connections=4)
+        site.sink.down = True
+        with pytest.raises(HostDown):
+            await site.send()
+        site.sink.down = False
+        site.clock.advance("5m")
+        rooms = []
+        for _ in range(5):
+            await site.send()
+            rooms.append(site.pool.room("h"))
+        assert rooms == [2, 3, 4, 4, 4]
+
+    asyncio.run(test())
+
+
+def test_a_probe_may_be_made_beside_the_deliveries() -> None:
+    async def test() -> None:
+        site = Site()
+        site.sink.down = True
+        with pytest.raises(HostDown):
+            await site.send()
+        site.sink.down = False
+        site.clock.advance("5m")
+        site.pool.probe_soon("h")
+        await asyncio.gather(*site.pool._tasks)
+        assert site.pool.health("h").is_up
+        await site.send()
+        assert site.sink.connections == 1
+        await site.pool.close()
+
+    asyncio.run(test())
+
+
+def test_a_greeting_of_421_takes_connections_away_and_no_message_time() -> None:
+    async def test() -> None:
+        site = Site(max_connections=8)
+        async with site.pool.lend("h"):
+            site.sink.reply("CONNECT", "421 too many")
+            second = asyncio.ensure_future(site.send())
+            while site.pool.health("h").limit is None:
+                await asyncio.sleep(0)
+            assert not second.done()
+        assert kinds(await second) == {"a@x": "delivered"}
+        assert site.sink.connections == 2
+        await site.pool.close()
+
+    asyncio.run(test())
+
+
+def test_a_greeting_of_421_to_the_only_connection_asks_for_patience() -> None:
+    async def test() -> None:
+        site = Site()
+        site.sink.reply("CONNECT", "421 too many")
+        with pytest.raises(HostBusy) as caught:
+            await site.send()
+        assert 1 < caught.value.delay_s < 60
+        assert site.pool.health("h").is_up
+
+    asyncio.run(test())
+
+
+def test_a_session_that_the_host_ended_is_not_lent_again() -> None:
+    async def test() -> None:
+        site = Site()
+        await site.send()
+        site.sink.down = True
+        with pytest.raises(HostDown):
+            await site.send()
+
+    asyncio.run(test())
+
+
+def test_what_a_task_breaks_off_is_not_lent_again() -> None:
+    async def test() -> None:
+        site = Site()
+        with pytest.raises(RuntimeError):
+            async with site.pool.lend("h"):
+                raise RuntimeError("x")
+        await site.send()
+        assert site.sink.connections == 2
+        await site.pool.close()
+
+    asyncio.run(test())
+
+
+def test_processes_share_a_host_s_connections_and_take_turns(tmp_path: Path) -> None:
+    async def test() -> None:
+        sink = Sink("h")
+        async with SinkServer(sink) as server:
+            host = config(server.port, max_connections=2, idle_timeout_s=60.0)
+            pools = [
+                Pool({"h": host}, SmtpDialer("c.example"), FileBoard(tmp_path), SystemClock(), LOG)
+                for _ in range(2)
+            ]
+            async with pools[0].lend("h"), pools[0].lend("h"):
+                assert pools[1]._board.seat("h", 2) is None
+                waiting = asyncio.ensure_future(_send(pools[1]))
+                while not (tmp_path / "h.want").exists():
+                    await asyncio.sleep(0.01)
+            # The first process gives its seats up, although its sessions could wait for a minute.
+            assert kinds(await waiting) == {"a@x": "delivered"}
+            for pool in pools:
+                await pool.close()
+        assert len(sink.messages) == 1
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+async def _send(pool: Pool) -> Delivery:
+    async with pool.lend("h") as loan:
+        return await deliver(loan.channel, "a@x")
+
+
+def test_a_session_that_waited_long_enough_is_ended_politely() -> None:
+    async def test() -> None:
+        sink = Sink("h")
+        async with SinkServer(sink) as server:
+            host = config(server.port, idle_timeout_s=0.01)
+            dialer = SmtpDialer("c.example")
+            pool = Pool({"h": host}, dialer, SinkDialer({}).board(Path()), SystemClock(), LOG)
+            await _send(pool)
+            while server._talks:
+                await asyncio.sleep(0.01)
+            await pool.close()
+
+    asyncio.run(asyncio.wait_for(test(), 10))
