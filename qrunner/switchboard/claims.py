@@ -11,6 +11,7 @@ is kept and tried again at each refresh, by us or by the next owner.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -261,11 +262,13 @@ class FilesLease:
         self._finish(lambda: self._onward(one), claim)
 
     def _onward(self, one: Move) -> None:
-        try:
-            id = one.claim.entry.id
-            move(one.claim.token, self._layout.destination(one.area, one.queue, id), one.due_ns, id)
-        except FileNotFoundError:
-            pass
+        id = one.claim.entry.id
+        target = self._layout.destination(one.area, one.queue, id)
+        if not os.path.isdir(target):
+            # As a recovery does: a queue that went away must not keep us from all the others.
+            self._layout.prepare([one.queue], self._disk)
+        with contextlib.suppress(FileNotFoundError):
+            move(one.claim.token, target, one.due_ns, id)
 
     def _content(self, one: Move) -> Entry:
         assert one.content is not None

@@ -511,6 +511,32 @@ class SwitchboardContract(ABC):
         lease.commit(Hop(finished=(gone, moved)))
         assert places(spool) == {}
 
+    @pytest.mark.parametrize("kind", ["moved", "changed", "added", "several"])
+    def test_a_commit_into_no_queue_is_refused_or_makes_it(
+        self, spool: Spool, lease: Lease, kind: str
+    ) -> None:
+        id = spool.enqueue("in", draft())
+        claim = self.take(lease)
+        move = Move(claim, "nowhere", 0)
+        changed = Move(claim, "nowhere", 0, content=claim.entry.with_header("X-Seen", "1"))
+        out, nowhere = Add(draft(), "out", 0), Add(draft(), "nowhere", 0)
+        hop, goes = {
+            "moved": (Hop(moved=(move,)), ["nowhere"]),
+            "changed": (Hop(moved=(changed,)), ["nowhere"]),
+            "added": (Hop((claim,), added=(out, nowhere)), ["out", "nowhere"]),
+            "several": (Hop(moved=(move,), added=(out,)), ["nowhere", "out"]),
+        }[kind]
+        try:
+            ids = lease.commit(hop)
+        except (OSError, QueueError):
+            assert places(spool) == {id: [("queue", "in")]}
+            lease.put_back(claim)
+            assert self.take(lease).entry == claim.entry
+        else:
+            lease.refresh()
+            there = [*([id] if hop.moved else []), *ids]
+            assert places(spool) == {id: [("queue", queue)] for id, queue in zip(there, goes, strict=True)}
+
     # -- an operator's hand
 
     def test_hold_and_release_keep_the_entry_as_it_was(self, spool: Spool, clock: FakeClock) -> None:

@@ -5,6 +5,7 @@ It is loaded by pytest wherever qrunner is installed, so it imports nothing of o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from qrunner.testing import FakeClock, FakeSite
 
 # Failing assertions of the suites are explained as in a test of one's own.
-pytest.register_assert_rewrite("qrunner.testing.contract")
+if "qrunner.testing.contract" not in sys.modules:
+    pytest.register_assert_rewrite("qrunner.testing.contract")
 
 
 @pytest.fixture
