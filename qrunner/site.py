@@ -13,6 +13,8 @@ from qrunner.config import Config, find, load
 from qrunner.errors import CorruptEntry, QueueError
 from qrunner.message import Draft, Entry, Envelope, checked_addresses, checked_meta
 from qrunner.routing import Routing
+from qrunner.smtp.board import FileBoard
+from qrunner.smtp.living import is_living
 from qrunner.switchboard import Add, Spool
 from qrunner.switchboard.files import FilesSpool
 
@@ -30,8 +32,12 @@ class Site:
         self.config = config
         self.clock = clock or SystemClock()
         self.spool = spool or files_spool(config, self.clock)
-        self.routing = Routing.of(config)
         self.dialer = dialer
+        self.routing = Routing.of(config)
+        if config.balance:
+            folder = config.site.state_dir / "host"
+            board = dialer.board(folder) if dialer is not None else FileBoard(folder)
+            self.routing.is_living = functools.partial(is_living, config, board)
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Site:

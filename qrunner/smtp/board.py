@@ -14,6 +14,7 @@ process for as long.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -78,7 +79,9 @@ class FileBoard:
         self._known: dict[str, tuple[tuple[int, int, int], Health]] = {}
         self._unwritten: dict[str, Health] = {}
         self._my_wants: dict[str, int] = {}
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Who only looks may lack the right to make it, and then sees nothing in it.
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def read(self, name: str) -> Health:
         if name in self._unwritten:

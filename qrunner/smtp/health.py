@@ -64,20 +64,9 @@ class Health:
         left_s = (self.retry_at_ns - now_ns) / 1e9
         return 0.0 if left_s > PROBE_MAX_S else max(0.0, left_s)
 
-    def as_status(self) -> dict[str, Any]:
-        """One of ``hosts`` of ``status --json``."""
-        return {
-            "name": self.name,
-            "state": "suspended" if self.suspended else self.state,
-            "failures": self.failures,
-            "retry_at": None if self.retry_at_ns is None else rfc3339(self.retry_at_ns),
-            "last_error": self.last_error,
-            "suspended": self.suspended,
-        }
-
     def as_json(self) -> dict[str, Any]:
-        """For a file."""
-        return asdict(self)
+        """For a file: what ``status`` shows, and what it takes to go on from."""
+        return {**asdict(self), "retry_at": None if self.retry_at_ns is None else rfc3339(self.retry_at_ns)}
 
     @classmethod
     def of_json(cls, name: str, value: Mapping[str, Any]) -> Health:

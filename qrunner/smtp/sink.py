@@ -66,8 +66,12 @@ class Sink:
         self._rules: list[_Rule] = []
 
     def reply(self, command: str, text: str, times: int | None = 1) -> None:
-        """Answers the next ``times`` commands that begin so with this reply; None: all from now on."""
-        int(text[:3])
+        """Answers the next ``times`` commands that begin so with this reply; None: all from now on.
+
+        :raises ValueError: the text does not begin with a reply code.
+        """
+        if not (text[:3].isascii() and text[:3].isdigit()):
+            raise ValueError(f"{text!r} is no reply")
         self._rules.append(_Rule(command, text, times))
 
     def hang_up(self, after: str = "DATA", times: int | None = 1) -> None:

@@ -388,6 +388,34 @@ async def test_an_entry_that_owes_nobody_is_done(one: Bench) -> None:
     assert not one.sink["mta1"].connections
 
 
+BALANCED = (
+    BASE
+    + """
+[runner.in]
+class = "incoming"
+next = "mtas"
+[runner.out-a]
+class = "outgoing"
+smtp = "mta1"
+on_down = ["mtas"]
+[runner.out-b]
+class = "outgoing"
+smtp = "mta2"
+[balance.mtas]
+members = { out-a = 99, out-b = 1 }
+"""
+)
+
+
+@on(BALANCED)
+async def test_a_balance_chooses_among_queues_whose_hosts_live(one: Bench) -> None:
+    one.sink["mta1"].down = True
+    for number in range(20):
+        one.send(f"r{number}@x", queue="in")
+    await one.settle()
+    assert len(one.got("mta2")) == 20
+
+
 def _at_a_host_that_stalls(line: bytes) -> Entry:
     """The entry after a stop that came while a host kept it waiting for the reply to this line."""
 

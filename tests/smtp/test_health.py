@@ -149,6 +149,21 @@ def test_a_board_remembers_what_it_was_told(board: Board) -> None:
     assert board.read("other").is_up
 
 
+def test_a_file_says_what_status_shows(tmp_path: Path) -> None:
+    FileBoard(tmp_path).change("mta", lambda one: fails(one, 3))
+    shown = json.loads((tmp_path / "mta.json").read_text())
+    assert {
+        key: shown[key] for key in ("name", "state", "failures", "retry_at", "last_error", "suspended")
+    } == {
+        "name": "mta",
+        "state": "down",
+        "failures": 3,
+        "retry_at": "2001-09-09T01:47:40.000Z",
+        "last_error": "refused",
+        "suspended": False,
+    }
+
+
 def test_no_more_seats_are_given_than_there_are(board: Board) -> None:
     seats = [board.seat("mta", 3) for _ in range(3)]
     assert {seat.number for seat in seats if seat} == {0, 1, 2}
