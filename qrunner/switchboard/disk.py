@@ -211,9 +211,8 @@ class Disk:
                 self.sync_directory(directory)
         except OSError as error:
             for wish in batch:
-                wish.error = wish.error or (
-                    None if self._taken(wish) else OSError(error.errno, error.strerror)
-                )
+                if wish.error is None and not self._taken(wish):
+                    wish.error = OSError(error.errno, error.strerror)
         except BaseException:
             for wish in batch:
                 wish.error = wish.error or OSError(errno.EINTR, "interrupted while syncing")
@@ -230,15 +229,20 @@ class Disk:
             self._taken(wish)
 
     def _taken(self, wish: _Wish) -> bool:
-        """Withdraws a wish's names; True: a runner has one in hand already, so that all are accepted after all."""
-        withdrawn = [staged for staged in wish.staged if staged.linked and staged.withdraw()]
-        taken = any(staged.linked for staged in wish.staged if staged not in withdrawn)
-        for staged in wish.staged:
+        """Withdraws a wish's names; True: runners have all of it in hand already, so that it is accepted after all.
+
+        Of several, what a runner has stays with it, and the caller hears of a failure: twice is better than lost.
+        """
+        withdrawn = [self._withdrawn(staged) for staged in wish.staged]
+        return not any(withdrawn)
+
+    def _withdrawn(self, staged: Staged) -> bool:
+        try:
+            return staged.withdraw()
+        except OSError:
+            return True  # it stands, and may not be durable: whoever asked for it has to keep the message
+        finally:
             staged.linked = False
-        if taken:
-            for staged in withdrawn:
-                staged.link()
-        return taken
 
 
 def make_directories(paths: Iterable[str], disk: Disk) -> None:
