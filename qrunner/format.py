@@ -264,15 +264,14 @@ def history_line(record: Mapping[str, Any]) -> bytes:
 
 
 def parse_history(tail: bytes) -> tuple[Mapping[str, Any], ...]:
-    """The whole lines of a history, oldest first. A line twice in a row was repeated by a recovery: it counts once."""
-    lines: list[Mapping[str, Any]] = []
-    last = b""
+    """The whole lines of a history, oldest first. A line that stands there twice was repeated by a recovery: it
+    counts once."""
+    lines: dict[bytes, Mapping[str, Any]] = {}
     for line in tail.split(b"\n"):
-        record = _record(line)
-        if record is not None and line != last:
-            lines.append(record)
-            last = line
-    return tuple(lines)
+        record = None if line in lines else _record(line)
+        if record is not None:
+            lines[line] = record
+    return tuple(lines.values())
 
 
 def unanswered(history: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

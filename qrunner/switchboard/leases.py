@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock, FileLock
 
 from qrunner.errors import LeaseHeld
 from qrunner.slices import Range
@@ -84,16 +85,18 @@ def read_all(directory: Path) -> list[Holder]:
 
 
 def is_live(directory: Path, nonce: str) -> bool:
-    """Whether the process that took this lease still holds it."""
-    path = directory / f"{nonce}.lock"
-    if not path.exists():
-        return False
-    lock = _lock(path, 0)
+    """Whether the process that took this lease still holds it. Asking changes nothing, and two may ask at once."""
     try:
-        lock.acquire()
-    except Timeout:
+        fd = os.open(directory / f"{nonce}.lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared, so that whoever only asks is never taken for the owner; the owner's own lock is exclusive.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    lock.release()
+    finally:
+        os.close(fd)
     return False
 
 
