@@ -131,13 +131,17 @@ class BatchEngine(Engine):
     async def _commit_pair(self, refs: Sequence[Ref], fate: object) -> bool:
         """Claims all and commits; False: one has gone, and the others are as they were."""
         claims: list[Claim] = []
-        for ref in dict.fromkeys(refs):
-            claim = self.lease.claim(ref)
-            if claim is None:
+        wanted = list(dict.fromkeys(refs))
+        try:
+            while len(claims) < len(wanted) and (claim := self.lease.claim(wanted[len(claims)])) is not None:
+                claims.append(claim)
+        finally:
+            # Of a pair that can't be had whole, because of another's move or of the disk, nothing stays in hand.
+            if len(claims) < len(wanted):
                 for other in claims:
                     await self._put_back(other)
-                return False
-            claims.append(claim)
+        if len(claims) < len(wanted):
+            return False
         # Past here the pair is committed even if the grace ends.
         await asyncio.shield(asyncio.ensure_future(self.commit(claims, self.judge.judge(claims, fate))))
         return True

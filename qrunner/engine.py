@@ -165,7 +165,7 @@ class Engine:
         if not self._tasks:
             # A commit that hangs in the disk keeps the range for as long as this process lives.
             self._lease.release()
-        self._lease = None
+            self._lease = None
         if self.state != "failed":
             self._become("stopped")
 
