@@ -107,7 +107,11 @@ class Recovery:
         return key_of(name.due_ns, name.id)
 
     def _roll_forward(self) -> int:
-        if not any(not name.startswith(HIDDEN) for name in names_in(self._hops.directory)):
+        names = names_in(self._hops.directory)
+        for name in names:
+            if name.startswith(HIDDEN):
+                self._sweep_old(f"{self._hops.directory}/{name}")
+        if all(name.startswith(HIDDEN) for name in names):
             return 0
         # Under the queue's registry lock: an intent may name parents of several ranges, and whoever comes first does it.
         with registry(self._held.directory):
