@@ -1,0 +1,71 @@
+"""A process dies at every call of every transition, however fast the next runner is: nothing lost, nothing twice.
+
+Guarantees shown: G1, G2, G4, and that a death is written down once. The deaths of a machine are not shown here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.crash.calls import Point
+from tests.crash.dying import Death, Stage
+from tests.crash.looking import look
+from tests.crash.transitions import TRANSITIONS, Places, Transition
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """Made once, since its thousand directories take longer than many a death."""
+    return Stage.built(tmp_path_factory.mktemp("spool"))
+
+
+@pytest.fixture
+def stage(built: Stage) -> Iterator[Stage]:
+    yield built
+    built.clear()
+
+
+def points(calls: tuple[str, ...]) -> list[Point | None]:
+    """Before each call, in the middle of each write, and after the last."""
+    whole = [Point(n) for n in range(len(calls))]
+    return [*whole, *(Point(n, torn=True) for n, name in enumerate(calls) if name == "write"), None]
+
+
+def is_whole(transition: Transition, places: Places) -> bool:
+    """Whether what there is, is a state that a death may leave."""
+    if transition.piecewise:
+        return places <= transition.after
+    return places in (transition.before, transition.after)
+
+
+def judge(transition: Transition, death: Death, stage: Stage) -> None:
+    """What lies there is whole; the next owner comes, and everything is where it was at the death."""
+    places = stage.places(look(stage.root))
+    assert is_whole(transition, places)
+    assert not death.returned or places == transition.after
+    sight = stage.recover()
+    assert stage.places(sight) == places
+    for entry in sight.entries:
+        if not (entry.header("Subject") or "").startswith("c"):
+            transition.check(entry, places == transition.after and death.returned)
+        lines = [(line["t"], line["what"]) for line in entry.history]
+        assert len(lines) == len(set(lines)), "a line was repeated"
+        assert sum(what == "crash" for _, what in lines) <= 1
+    stage.empty(sight)
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["the next runner is slow", "the next runner is fast"])
+@pytest.mark.parametrize("name", TRANSITIONS)
+def test_a_death_at_any_call_neither_loses_nor_doubles(stage: Stage, name: str, eager: bool) -> None:
+    transition = TRANSITIONS[name]
+    stage.fill(transition)
+    clean = stage.die_in(transition.begin)
+    judge(transition, clean, stage)
+    for point in points(clean.calls):
+        stage.fill(transition)
+        death = stage.die_in(transition.begin, point, eager=eager)
+        assert death.returned is (point is None), "the run was not like the one before"
+        judge(transition, death, stage)
+    stage.sweep()
