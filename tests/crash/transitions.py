@@ -114,11 +114,6 @@ def has_one_attempt(entry: Entry, made: bool) -> None:
     assert len(attempts) == 1 if made else len(attempts) <= 1, entry.history
 
 
-def is_blamed_once(entry: Entry, made: bool) -> None:
-    assert [line["what"] for line in entry.history] == ["crash"]
-    assert entry.history[0]["alone"] is False
-
-
 def _merge(claims: list[Claim]) -> Hop:
     return Hop(finished=tuple(claims), added=added("out"))
 
@@ -161,14 +156,15 @@ def _claim(spool: FilesSpool) -> Step:
     return lambda: [lease.claim(ref) for ref in refs]  # type: ignore[arg-type]
 
 
-def recover(spool: FilesSpool) -> Step:
+def recovering(spool: FilesSpool) -> Step:
     """What the next owner of the range does before anything else."""
+    lease = spool.lease("in", WHOLE, "in", 0)
+    return lambda: lease.refresh()
 
-    def step() -> None:
-        lease = spool.lease("in", WHOLE, "in", 0)
-        lease.refresh()
 
-    return step
+def taking_the_range(spool: FilesSpool) -> Step:
+    """The same, from its first look at who else is there."""
+    return lambda: spool.lease("in", WHOLE, "in", 0).refresh()
 
 
 P0, P3 = at("in", "p0"), at("in", "p0", "p1", "p2")
