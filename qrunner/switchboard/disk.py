@@ -261,22 +261,28 @@ def make_directories(paths: Iterable[str], disk: Disk) -> None:
         disk.sync_directory(parent)
 
 
-def append(path: str, lines: bytes, *, disk: Disk | None = None) -> None:
+def append(path: str, lines: bytes, *, disk: Disk | None = None, once: bool = False) -> None:
     """Adds whole lines to a file's end; a torn last line is closed first. ``disk``: synced on it.
 
+    :param once: unless the file ends with them already.
     :raises OSError: nothing was added, or a torn line that every reader skips.
     """
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
-        if size and os.pread(fd, 1, size - 1) != b"\n":
-            lines = b"\n" + lines
-        written = os.write(fd, lines)
-        if written < len(lines):
-            with contextlib.suppress(OSError):
-                os.ftruncate(fd, size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        if not (once and os.pread(fd, len(lines), max(0, size - len(lines))) == lines):
+            _append_at(fd, size, lines, path)
         if disk is not None:
             disk.sync_file(fd)
     finally:
         os.close(fd)
+
+
+def _append_at(fd: int, size: int, lines: bytes, path: str) -> None:
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        lines = b"\n" + lines
+    written = os.write(fd, lines)
+    if written < len(lines):
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)

@@ -149,7 +149,8 @@ class Hops:
                 os.unlink(source)
                 return touched
             lines = b"".join(history_line(record) for record in step["records"])
-            append(source, lines, disk=self.disk)
+            # Who died between this and the move has appended them already.
+            append(source, lines, disk=self.disk, once=True)
             touched.append(self._target(step))
             move(source, touched[-1], step["due"], step["id"])
         return touched
