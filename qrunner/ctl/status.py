@@ -205,13 +205,16 @@ def _rounded(seconds: float | None) -> float | None:
 
 # Hosts.
 
+_HOST_FIELDS = ("name", "state", "failures", "retry_at", "last_error", "suspended")
+
 
 def _hosts(config: Config, run: RunDir) -> Iterator[State]:
     """Those of the configuration, and those found by MX that are not well."""
     known = [name for name, host in config.smtp.items() if host.mode != "mx"]
     found = [path.stem for path in sorted(run.hosts.glob("*.json"))]
     for name in dict.fromkeys([*known, *found]):
-        yield Health.of_json(name, read_state(run.hosts / f"{name}.json") or {}).as_status()
+        health = Health.of_json(name, read_state(run.hosts / f"{name}.json") or {}).as_json()
+        yield {key: health[key] for key in _HOST_FIELDS} | {"last_error": health["last_error"] or None}
 
 
 # Problems.

@@ -70,7 +70,11 @@ class Layout:
     def prepare(self, queues: Iterable[str], disk: Disk) -> None:
         """Makes the directories of these queues, durably."""
         for queue in queues:
-            wanted = [*self.directories(queue), self.hops(queue), *(self.aside(area, queue) for area in ASIDE)]
+            wanted = [
+                *self.directories(queue),
+                self.hops(queue),
+                *(self.aside(area, queue) for area in ASIDE),
+            ]
             make_directories(wanted, disk)
             # Last, since it is what makes the queue known.
             make_directories([str(self.leases(queue))], disk)
