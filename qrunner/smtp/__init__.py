@@ -2,6 +2,7 @@
 
 From the wire upwards: ``reply`` (what a host said, and what it means for a recipient), ``wire`` (what may be
 said to one), ``channel`` (the contract of a connection), ``client`` (a real one, on aiosmtplib), ``session`` (one
-entry over a connection), ``health`` and ``board`` (what all processes of the machine know of a host), ``pool``
-(connections kept, counted, lent out). ``sink`` plays the host in tests, ``sinkserver`` puts it behind a port.
+entry over a connection), ``health`` and ``board`` (what all processes of the machine know of a host), ``living``
+(which hosts stand behind a queue), ``berth`` and ``pool`` (connections kept, counted, lent out). ``sink`` plays the
+host in tests; ``sinkserver`` puts it behind a port.
 """

@@ -171,11 +171,16 @@ class _FileSeat:
 
 
 class MemoryBoard:
-    """The board of a single process."""
+    """The board of a single process.
 
-    def __init__(self) -> None:
-        self._known: dict[str, Health] = {}
-        self._taken: set[str] = set()
+    :param beside: another one, to share what is known of hosts. Seats are each board's own: pools in one event loop
+        would wait for each other's idle connections in real time.
+    """
+
+    def __init__(self, beside: MemoryBoard | None = None) -> None:
+        self._known: dict[str, Health] = beside._known if beside else {}
+        self._probed: set[str] = beside._probed if beside else set()
+        self._seated: set[str] = set()
 
     def read(self, name: str) -> Health:
         return self._known.get(name, Health(name))
@@ -186,19 +191,13 @@ class MemoryBoard:
 
     def seat(self, name: str, seats: int) -> Seat | None:
         for number in range(seats):
-            taken = self._take(f"{name}.seat.{number}", number)
+            taken = _take(self._seated, f"{name}.{number}", number)
             if taken is not None:
                 return taken
         return None
 
     def probe(self, name: str) -> Seat | None:
-        return self._take(f"{name}.probe", 0)
-
-    def _take(self, key: str, number: int) -> Seat | None:
-        if key in self._taken:
-            return None
-        self._taken.add(key)
-        return _MemorySeat(self._taken, key, number)
+        return _take(self._probed, name, 0)
 
     def want(self, name: str) -> None:
         """Nobody else is there to be told."""
@@ -207,7 +206,16 @@ class MemoryBoard:
         return False
 
 
+def _take(taken: set[str], key: str, number: int) -> Seat | None:
+    if key in taken:
+        return None
+    taken.add(key)
+    return _MemorySeat(taken, key, number)
+
+
 class _MemorySeat:
+    """A key in a set."""
+
     def __init__(self, taken: set[str], key: str, number: int) -> None:
         self._taken, self._key, self.number = taken, key, number
 

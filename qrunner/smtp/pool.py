@@ -10,23 +10,23 @@ one up between two messages.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 from qrunner.clock import Clock
 from qrunner.config import HostConfig
 from qrunner.smtp import health as h
+from qrunner.smtp.berth import Berth, Loan, Waiter
 from qrunner.smtp.board import Board, Change, Seat
-from qrunner.smtp.channel import Channel, Dialer, HostFailure
+from qrunner.smtp.channel import Dialer, HostFailure
 from qrunner.smtp.health import Health
 from qrunner.smtp.session import Delivery
 
 SESSION_LIFE_S = 300.0
 _LOOK_S = 0.25
+_GIVE_S = 4.0
 _SLOW_S = 5.0
 
 
@@ -46,33 +46,6 @@ class HostBusy(Exception):
         self.delay_s = delay_s
 
 
-@dataclass(eq=False, slots=True)
-class Loan:
-    """A connection in somebody's hands."""
-
-    channel: Channel
-    seat: Seat
-    born_s: float
-    messages: int = 0
-    idle_since_s: float = 0.0
-
-    @property
-    def reused(self) -> bool:
-        """Whether it has carried a message before, or has waited for one."""
-        return self.messages > 0 or self.idle_since_s > 0
-
-
-@dataclass(eq=False, slots=True)
-class _Berth:
-    """The connections that this process has to one host. ``full`` while others hold the rest."""
-
-    host: HostConfig
-    idle: list[Loan] = field(default_factory=list)
-    in_use: int = 0
-    full: bool = False
-    freed: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class Pool:
     """The connections of this process.
 
@@ -82,7 +55,7 @@ class Pool:
     def __init__(
         self, hosts: Mapping[str, HostConfig], dialer: Dialer, board: Board, clock: Clock, log: logging.Logger
     ) -> None:
-        self._berths = {name: _Berth(host) for name, host in hosts.items()}
+        self._berths = {name: Berth(host) for name, host in hosts.items()}
         self._dialer, self._board, self._clock, self._log = dialer, board, clock, log
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -99,7 +72,7 @@ class Pool:
     def room(self, name: str) -> int:
         """How many more deliveries this process may begin with a host, as far as it knows."""
         berth = self._berths[name]
-        if berth.full and not berth.idle:
+        if not berth.idle and self._now_s() < berth.full_until_s:
             return 0
         return self.health(name).connections(berth.host) - berth.in_use
 
@@ -144,7 +117,7 @@ class Pool:
             loan.messages += 1
             self._take_back(berth, loan)
 
-    async def _get(self, berth: _Berth, *, fresh: bool) -> Loan:
+    async def _get(self, berth: Berth, *, fresh: bool) -> Loan:
         failures = 0
         while True:
             if not fresh and (loan := self._waiting(berth)) is not None:
@@ -154,7 +127,9 @@ class Pool:
                 return await self._probe(berth, health)
             seat = self._seat(berth, health)
             if seat is None:
-                await self._turn(berth)
+                handed = await self._turn(berth, fresh=fresh)
+                if handed is not None:
+                    return handed
                 continue
             try:
                 return await self._dial(berth, seat)
@@ -162,7 +137,7 @@ class Pool:
                 failures += 1
                 await self._after_failure(berth, error, failures)
 
-    def _waiting(self, berth: _Berth) -> Loan | None:
+    def _waiting(self, berth: Berth) -> Loan | None:
         """The connection that was used last, if the host has left it alone."""
         while berth.idle:
             loan = berth.idle.pop()
@@ -171,25 +146,39 @@ class Pool:
             self._drop(berth, loan)
         return None
 
-    def _seat(self, berth: _Berth, health: Health) -> Seat | None:
+    def _seat(self, berth: Berth, health: Health) -> Seat | None:
+        """A seat. Asking for one that nobody has costs a system call for each that there is, so who finds none has
+        found none for all who wait here, for a moment."""
+        if self._now_s() < berth.full_until_s:
+            return None
         name = berth.host.name
         seat = self._board.seat(name, health.connections(berth.host))
         if seat is None and berth.idle:
             # Only reached for a fresh one: its place is taken by one that waits.
             self._drop(berth, berth.idle.pop())
-            seat = self._board.seat(name, health.connections(berth.host))
-        berth.full = seat is None
+        elif seat is None:
+            berth.full_until_s = self._now_s() + _LOOK_S
+            self._board.want(name)
         return seat
 
-    async def _turn(self, berth: _Berth) -> None:
-        """Until one of ours is given back, or it is time to look whether another process gave one up."""
-        self._board.want(berth.host.name)
-        berth.freed.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK_S):
-                await berth.freed.wait()
+    async def _turn(self, berth: Berth, *, fresh: bool) -> Loan | None:
+        """A connection that was given back, or None when it is time to look again."""
+        waiter = Waiter(asyncio.get_running_loop().create_future(), fresh)
+        berth.waiters.append(waiter)
+        alarm = asyncio.get_running_loop().call_later(_LOOK_S, waiter.tell, None)
+        try:
+            return await waiter.turn
+        except asyncio.CancelledError:
+            # It may have been handed over in the same instant.
+            if not waiter.turn.cancelled() and (loan := waiter.turn.result()) is not None:
+                self._take_back(berth, loan)
+            raise
+        finally:
+            alarm.cancel()
+            if waiter in berth.waiters:
+                berth.waiters.remove(waiter)
 
-    async def _dial(self, berth: _Berth, seat: Seat) -> Loan:
+    async def _dial(self, berth: Berth, seat: Seat) -> Loan:
         berth.in_use += 1
         try:
             channel = await self._dialer.dial(berth.host)
@@ -198,16 +187,16 @@ class Pool:
             raise
         finally:
             berth.in_use -= 1
-        return Loan(channel, seat, asyncio.get_running_loop().time())
+        return Loan(channel, seat, self._now_s())
 
-    async def _after_failure(self, berth: _Berth, error: HostFailure, failures: int) -> None:
+    async def _after_failure(self, berth: Berth, error: HostFailure, failures: int) -> None:
         """Returns if it is worth another try at once. :raises HostDown, HostBusy: it is not."""
         name = berth.host.name
         if error.slow:
             self._change(name, lambda health: h.slowed(health, error.text, berth.in_use + 1))
             if berth.in_use == 0:
                 raise HostBusy(error.text, _SLOW_S * (1 + random.random())) from error
-            await self._turn(berth)
+            berth.full_until_s = self._now_s() + _LOOK_S
             return
         health = self._failed(berth, error)
         if not health.is_up:
@@ -215,7 +204,7 @@ class Pool:
         if failures >= berth.host.failures_to_open:
             raise HostBusy(error.text, _SLOW_S * (1 + random.random())) from error
 
-    def _failed(self, berth: _Berth, error: HostFailure) -> Health:
+    def _failed(self, berth: Berth, error: HostFailure) -> Health:
         now_ns, dice = self._clock.now_ns(), random.random()
         return self._change(
             berth.host.name,
@@ -233,7 +222,7 @@ class Pool:
             self._log.info("host %s is up again", name)
         return after
 
-    async def _probe(self, berth: _Berth, health: Health) -> Loan:
+    async def _probe(self, berth: Berth, health: Health) -> Loan:
         """The probe, if it is due and nobody else makes it. :raises HostDown: it is not, or it failed."""
         name = berth.host.name
         right = self._board.probe(name) if self.probe_due(name) else None
@@ -257,7 +246,7 @@ class Pool:
         """Makes the probe beside the deliveries, for a host that has no mail waiting for it alone."""
         self._spawn(self._probe_alone(self._berths[name]))
 
-    async def _probe_alone(self, berth: _Berth) -> None:
+    async def _probe_alone(self, berth: Berth) -> None:
         try:
             loan = await self._probe(berth, self.health(berth.host.name))
         except HostDown:
@@ -281,27 +270,44 @@ class Pool:
         elif not delivery.stale and not self.health(name).is_spotless:
             self._change(name, lambda health: h.succeeded(health, host))
 
-    def _take_back(self, berth: _Berth, loan: Loan) -> None:
-        now_s = asyncio.get_running_loop().time()
-        if self._closed or not self._worth_keeping(berth, loan, now_s):
+    def _take_back(self, berth: Berth, loan: Loan) -> None:
+        now_s = self._now_s()
+        if self._closed or not self._worth_keeping(berth, loan, now_s) or self._must_give(berth, now_s):
             self._drop(berth, loan)
             return
         loan.idle_since_s = now_s
-        berth.idle.append(loan)
-        berth.freed.set()
-        self._look_after(berth, loan)
+        waiter = berth.next_waiter(for_idle=True)
+        if waiter is not None:
+            waiter.tell(loan)
+        elif berth.waiters:
+            self._drop(berth, loan)
+        else:
+            berth.idle.append(loan)
+            self._look_after(berth, loan)
 
-    def _worth_keeping(self, berth: _Berth, loan: Loan, now_s: float) -> bool:
-        host, name = berth.host, berth.host.name
+    def _worth_keeping(self, berth: Berth, loan: Loan, now_s: float) -> bool:
+        host = berth.host
         return (
             loan.channel.is_clean
             and (host.max_messages is None or loan.messages < host.max_messages)
             and now_s - loan.born_s < SESSION_LIFE_S
-            and loan.seat.number < self.health(name).connections(host)
-            and not self._board.wanted(name)
+            and loan.seat.number < self.health(host.name).connections(host)
         )
 
-    def _look_after(self, berth: _Berth, loan: Loan) -> None:
+    def _must_give(self, berth: Berth, now_s: float) -> bool:
+        """Whether to give a seat up to another process that waits for one.
+
+        The more seats, the more often, so that those who share a host come to equal parts; but never so often that
+        each message would need a connection of its own.
+        """
+        seats = berth.in_use + len(berth.idle) + 1
+        if now_s - berth.gave_s < _GIVE_S / seats or not self._board.wanted(berth.host.name):
+            return False
+        # Not for our own who wait.
+        berth.gave_s, berth.full_until_s = now_s, now_s + 2 * _LOOK_S
+        return True
+
+    def _look_after(self, berth: Berth, loan: Loan) -> None:
         """Ends the connection when it has waited long enough, or when another process needs its seat."""
         loop = asyncio.get_running_loop()
 
@@ -309,15 +315,20 @@ class Pool:
             if loan not in berth.idle:
                 return
             waited_s = loop.time() - loan.idle_since_s
-            if waited_s >= berth.host.idle_timeout_s or not self._worth_keeping(berth, loan, loop.time()):
+            is_wanted = self._board.wanted(berth.host.name)
+            if (
+                is_wanted
+                or waited_s >= berth.host.idle_timeout_s
+                or not self._worth_keeping(berth, loan, loop.time())
+            ):
                 berth.idle.remove(loan)
                 self._drop(berth, loan)
             else:
-                loop.call_later(min(1.0, berth.host.idle_timeout_s), look)
+                loop.call_later(min(_LOOK_S, berth.host.idle_timeout_s), look)
 
-        loop.call_later(min(1.0, berth.host.idle_timeout_s), look)
+        loop.call_later(min(_LOOK_S, berth.host.idle_timeout_s), look)
 
-    def _drop(self, berth: _Berth, loan: Loan) -> None:
+    def _drop(self, berth: Berth, loan: Loan) -> None:
         """Ends a connection, politely if the host still listens; its seat is free after that."""
         if loan.channel.is_clean:
             self._spawn(self._leave(berth, loan))
@@ -325,16 +336,24 @@ class Pool:
         loan.channel.close()
         self._free(berth, loan)
 
-    async def _leave(self, berth: _Berth, loan: Loan) -> None:
+    async def _leave(self, berth: Berth, loan: Loan) -> None:
         try:
             await loan.channel.quit()
         finally:
             loan.channel.close()
             self._free(berth, loan)
 
-    def _free(self, berth: _Berth, loan: Loan) -> None:
+    def _free(self, berth: Berth, loan: Loan) -> None:
         loan.seat.release()
-        berth.freed.set()
+        if self._now_s() - berth.gave_s < _LOOK_S:
+            return
+        berth.full_until_s = 0.0
+        waiter = berth.next_waiter(for_idle=False)
+        if waiter is not None:
+            waiter.tell(None)
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -220,7 +220,7 @@ class SinkDialer:
         self._board = MemoryBoard()
 
     def board(self, folder: Path) -> Board:
-        return self._board
+        return MemoryBoard(self._board)
 
     async def dial(self, host: HostConfig) -> SinkChannel:
         sink = self._sinks[host.name]

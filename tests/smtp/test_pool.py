@@ -228,6 +228,52 @@ async def _send(pool: Pool) -> Delivery:
         return await deliver(loan.channel, "a@x")
 
 
+def test_who_stops_waiting_leaves_the_connection_to_the_next() -> None:
+    async def test() -> None:
+        site = Site(max_connections=1)
+        async with site.pool.lend("h"):
+            waiting = [asyncio.ensure_future(site.send()) for _ in range(3)]
+            while len(site.pool._berths["h"].waiters) < 3:
+                await asyncio.sleep(0)
+        # The first has been handed the connection, and has not yet learnt of it.
+        waiting[0].cancel()
+        assert [kinds(await one) for one in waiting[1:]] == [{"a@x": "delivered"}] * 2
+        assert site.sink.connections == 1
+        await site.pool.close()
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_two_processes_come_to_share_a_host(tmp_path: Path) -> None:
+    async def test() -> None:
+        sink = Sink("h")
+        async with SinkServer(sink) as server:
+            host = config(server.port, max_connections=4)
+            pools = [
+                Pool({"h": host}, SmtpDialer("c.example"), FileBoard(tmp_path), SystemClock(), LOG)
+                for _ in range(2)
+            ]
+            sent = [0, 0]
+
+            async def work(number: int) -> None:
+                while min(sent) < 20:
+                    await _send(pools[number])
+                    sent[number] += 1
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(4):
+                    group.create_task(work(0))
+                while not sent[0]:
+                    await asyncio.sleep(0)
+                for _ in range(4):
+                    group.create_task(work(1))
+            for pool in pools:
+                await pool.close()
+            assert sink.connections < sum(sent) / 4, "sessions are used again all the same"
+
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
 def test_a_session_that_waited_long_enough_is_ended_politely() -> None:
     async def test() -> None:
         sink = Sink("h")

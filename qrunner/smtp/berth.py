@@ -1,0 +1,64 @@
+"""Where the connections to one host lie: those that wait for mail, and the mail that waits for one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from qrunner.config import HostConfig
+from qrunner.smtp.board import Seat
+from qrunner.smtp.channel import Channel
+
+
+@dataclass(eq=False, slots=True)
+class Loan:
+    """A connection in somebody's hands."""
+
+    channel: Channel
+    seat: Seat
+    born_s: float
+    messages: int = 0
+    idle_since_s: float = 0.0
+
+    @property
+    def reused(self) -> bool:
+        """Whether it has carried a message before, or has waited for one."""
+        return self.messages > 0 or self.idle_since_s > 0
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """Somebody who waits for a connection; is handed one, or told to look again (None)."""
+
+    turn: asyncio.Future[Loan | None]
+    fresh: bool
+
+    def tell(self, loan: Loan | None) -> None:
+        """Ends the waiting, unless it has ended."""
+        if not self.turn.done():
+            self.turn.set_result(loan)
+
+
+@dataclass(eq=False, slots=True)
+class Berth:
+    """The connections that this process has to one host.
+
+    ``full_until_s``: all seats were found taken, and are not asked for again before. ``gave_s``: when one was last
+    given up to another process. Both on the loop's clock.
+    """
+
+    host: HostConfig
+    idle: list[Loan] = field(default_factory=list)
+    in_use: int = 0
+    waiters: deque[Waiter] = field(default_factory=deque)
+    full_until_s: float = 0.0
+    gave_s: float = 0.0
+
+    def next_waiter(self, *, for_idle: bool) -> Waiter | None:
+        """Takes the first who waits out of the line; ``for_idle``: who wants no fresh connection."""
+        for waiter in self.waiters:
+            if not waiter.turn.done() and not (for_idle and waiter.fresh):
+                self.waiters.remove(waiter)
+                return waiter
+        return None
