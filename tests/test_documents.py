@@ -141,6 +141,19 @@ def test_the_file_in_internals_is_an_entry() -> None:
     assert entry.header("Subject") == "hello"
 
 
+def test_every_file_of_ours_that_is_named_is_there() -> None:
+    named = {
+        path
+        for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+        for path in re.findall(
+            r"`((?:qrunner|tests|docs|etc|bin|bench)/[^`\s*]+)`", document.read_text("utf-8")
+        )
+        if "NAME" not in path and "sieve" not in path
+    }
+    assert len(named) > 10
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
 # The reference
 
 
