@@ -72,16 +72,18 @@ class Board(Protocol):
 
 
 class FileBoard:
-    """The board in a folder."""
+    """The board in a folder. Who only looks changes nothing, and makes no folder either."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known: dict[str, tuple[tuple[int, int, int], Health]] = {}
         self._unwritten: dict[str, Health] = {}
         self._my_wants: dict[str, int] = {}
-        # Who only looks may lack the right to make it, and then sees nothing in it.
+
+    def lay_out(self) -> None:
+        """Makes the folder; without it nothing is shared, and each process knows its own."""
         with contextlib.suppress(OSError):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def read(self, name: str) -> Health:
         if name in self._unwritten:

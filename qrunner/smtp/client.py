@@ -205,7 +205,9 @@ class SmtpDialer:
         self._hostname = hostname.encode("idna") if not hostname.isascii() else hostname.encode()
 
     def board(self, folder: Path) -> Board:
-        return FileBoard(folder)
+        board = FileBoard(folder)
+        board.lay_out()
+        return board
 
     async def dial(self, host: HostConfig) -> SmtpChannel:
         try:
