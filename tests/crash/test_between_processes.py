@@ -14,7 +14,7 @@ from qrunner.slices import WHOLE
 from qrunner.switchboard.disk import Disk
 from qrunner.switchboard.files import FilesSpool
 from qrunner.switchboard.hops import Child, Hops
-from qrunner.switchboard.leases import holds_its_lease
+from qrunner.switchboard.leases import is_live
 from tests.crash.calls import Point
 from tests.crash.dying import Stage
 from tests.crash.looking import look
@@ -52,12 +52,12 @@ def test_who_asks_about_a_lease_does_not_make_the_dead_look_alive(stage: Stage) 
 def test_any_number_may_ask_about_a_lease_at_once(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "a.lock")
     with lock:
-        assert holds_its_lease(tmp_path, "a")
+        assert is_live(tmp_path, "a")
     fd = os.open(tmp_path / "a.lock", os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_SH)
-    assert not holds_its_lease(tmp_path, "a")
+    assert not is_live(tmp_path, "a")
     os.close(fd)
-    assert not holds_its_lease(tmp_path, "b")
+    assert not is_live(tmp_path, "b")
 
 
 def test_a_hop_that_is_committed_while_its_owner_is_asked_about_is_not_swept(stage: Stage) -> None:
