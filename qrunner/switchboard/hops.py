@@ -166,8 +166,10 @@ class Hops:
 
         :param is_live: whether the process of this nonce still runs.
         """
-        found = [match for name in os.listdir(self.directory) if (match := _OURS.match(name))]
-        dead = [match for match in found if not is_live(match["nonce"])]
+        # Listed anew once they are known to be dead: what was a child without an intent may have been committed since.
+        nonces = {match["nonce"] for match in self._ours() if not is_live(match["nonce"])}
+        found = self._ours()
+        dead = [match for match in found if match["nonce"] in nonces]
         rolled = 0
         for match in dead:
             if match["what"] == INTENT:
@@ -178,6 +180,9 @@ class Hops:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{self.directory}/{match[0]}")
         return rolled
+
+    def _ours(self) -> list[re.Match[str]]:
+        return [match for name in os.listdir(self.directory) if (match := _OURS.match(name))]
 
     def _roll_or_keep(self, intent: str) -> bool:
         try:

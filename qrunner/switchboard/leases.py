@@ -24,6 +24,7 @@ from filelock import BaseFileLock, FileLock
 from qrunner.errors import LeaseHeld
 from qrunner.slices import Range
 from qrunner.switchboard import Holder
+from qrunner.switchboard.disk import HIDDEN, write_all
 
 _REGISTRY_S = 30.0
 
@@ -58,6 +59,7 @@ def take(directory: Path, holder: Holder) -> HeldLease:
                 _forget(directory, other.nonce)
             elif other.range is not None and other.range.overlaps(holder.range):
                 raise LeaseHeld(f"the range {holder.range} is taken: {other} owns {other.range}")
+        _tidy(directory)
         lock = _lock(directory / f"{holder.nonce}.lock", 0)
         lock.acquire()
         _write(directory, holder)
@@ -126,6 +128,17 @@ def _forget(directory: Path, nonce: str) -> None:
             os.unlink(directory / f"{nonce}.{suffix}")
 
 
+def _tidy(directory: Path) -> None:
+    """Removes what processes left that died taking a lease, or forgetting one; with the registry's lock in hand."""
+    names = set(os.listdir(directory))
+    for name in names:
+        nonce = name.removesuffix(".lock")
+        half = nonce not in (name, "registry") and f"{nonce}.json" not in names
+        if name.startswith(HIDDEN) or (half and not is_live(directory, nonce)):
+            with contextlib.suppress(OSError):
+                os.unlink(directory / name)
+
+
 def _lock(path: Path, timeout_s: float) -> BaseFileLock:
     return FileLock(path, timeout=timeout_s, mode=0o600, thread_local=False, fallback_to_soft=False)
 
@@ -133,10 +146,12 @@ def _lock(path: Path, timeout_s: float) -> BaseFileLock:
 def _write(directory: Path, holder: Holder) -> None:
     fields = dataclasses.asdict(holder)
     fields["range"] = None if holder.range is None else [f"{holder.range.lo:040x}", f"{holder.range.hi:040x}"]
-    temporary = directory / f".new.{holder.nonce}"
+    temporary = directory / f"{HIDDEN}{holder.nonce}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "w") as file:
-        json.dump(fields, file)
+    try:
+        write_all(fd, [json.dumps(fields).encode()])
+    finally:
+        os.close(fd)
     temporary.replace(directory / f"{holder.nonce}.json")
 
 

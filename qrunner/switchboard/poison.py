@@ -13,12 +13,14 @@ from typing import Any
 from qrunner.format import crash_marks
 
 
-def crash_mark(queue: str, alone: bool, now_ns: int) -> Mapping[str, Any]:
+def crash_mark(queue: str, alone: bool, now_ns: int, claim: str = "") -> Mapping[str, Any]:
     """The history's line for an entry that was in hand at an unexplained death.
 
     :param alone: nothing else was in that process's hands.
+    :param claim: in which claim of it, so that a recovery which itself died half way blames nobody twice.
     """
-    return {"t": now_ns, "what": "crash", "queue": queue, "alone": alone}
+    mark = {"t": now_ns, "what": "crash", "queue": queue, "alone": alone}
+    return {**mark, "claim": claim} if claim else mark
 
 
 def is_poison(queue: str, history: Iterable[Mapping[str, Any]], max_crashes: int) -> bool:

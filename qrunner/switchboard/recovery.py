@@ -9,15 +9,16 @@ not named like one is left alone and said once.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry
-from qrunner.format import Claimant, Name, Opened, history_line, parse_name, unanswered
+from qrunner.format import Claimant, Name, Opened, crash_marks, history_line, parse_name, unanswered
 from qrunner.log import visible
 from qrunner.message import SETTLED, Entry
 from qrunner.switchboard import Claim, Recovered
@@ -56,7 +57,9 @@ class Recovery:
 
     def look_through(self) -> tuple[Recovered, list[bytes]]:
         """Recovers, and lists what is ready."""
-        found = Recovered(rolled=self._roll_forward())
+        # Asked once a nonce: whom the hops take for alive may not be dead to the claims, whose fate a hop may name.
+        is_live = functools.cache(self._is_live)
+        found = Recovered(rolled=self._roll_forward(is_live))
         keys: list[bytes] = []
         dead: list[tuple[str, Name]] = []
         for directory in self._layout.directories(self._queue, part=self._range):
@@ -65,7 +68,7 @@ class Recovery:
                     keys.append(self._key(path, name))
                 elif path not in self._in_hand:
                     dead.append((path, name))
-        keys.extend(self._recover(dead, found))
+        keys.extend(self._recover(dead, found, is_live))
         sweep(self._held.directory, self._clock.now_ns() / 1e9 - 7 * _DAY_S)
         return found, keys
 
@@ -100,13 +103,10 @@ class Recovery:
             written = os.lstat(path).st_ctime_ns
             if written > now + 2_000_000_000:
                 due = now + max(0, name.due_ns - written)
-                moved = move(path, os.path.dirname(path), due, name.id)
-                healed = parse_name(os.path.basename(moved))
-                assert healed is not None
-                return key_of(healed.due_ns, name.id)
+                return _key_of(move(path, os.path.dirname(path), due, name.id))
         return key_of(name.due_ns, name.id)
 
-    def _roll_forward(self) -> int:
+    def _roll_forward(self, is_live: Callable[[str], bool]) -> int:
         names = names_in(self._hops.directory)
         for name in names:
             if name.startswith(HIDDEN):
@@ -115,66 +115,75 @@ class Recovery:
             return 0
         # Under the queue's registry lock: an intent may name parents of several ranges, and whoever comes first does it.
         with registry(self._held.directory):
-            return self._hops.recover(self._is_live)
+            return self._hops.recover(is_live)
 
     def _is_live(self, nonce: str) -> bool:
         return nonce == self._mine.nonce or is_live(self._held.directory, nonce)
 
-    def _recover(self, dead: list[tuple[str, Name]], found: Recovered) -> Iterator[bytes]:
+    def _recover(
+        self, dead: list[tuple[str, Name]], found: Recovered, is_live: Callable[[str], bool]
+    ) -> Iterator[bytes]:
         hands = Counter(name.claimant.nonce for _, name in dead if name.claimant)
+        steps: list[Callable[[], bytes | None]] = []
         for path, name in dead:
             assert name.claimant is not None
+            if name.claimant.nonce != self._mine.nonce and is_live(name.claimant.nonce):
+                continue
             try:
                 opened = open_path(path, self._queue, name)
-                key = self._recover_one(path, opened, name.claimant, hands[name.claimant.nonce] == 1, found)
+                alone = hands[name.claimant.nonce] == 1
+                steps.append(self._recover_one(path, opened, name.claimant, alone, found))
             except FileNotFoundError:
                 continue
             except CorruptEntry as error:
                 set_aside(self._layout, self._queue, path, str(error), self._log)
                 found.bad.append(name.id)
-                continue
-            if key is not None:
-                yield key
+        # All have their marks before any is moved: who comes after our own death counts the same hands.
+        for step in steps:
+            with contextlib.suppress(FileNotFoundError):
+                key = step()
+                if key is not None:
+                    yield key
 
     def _recover_one(
         self, path: str, opened: Opened, claimant: Claimant, alone: bool, found: Recovered
-    ) -> bytes | None:
+    ) -> Callable[[], bytes | None]:
+        """Writes down what is to be; what is left to do is one rename."""
         entry, hop = opened.entry, opened.hop
+        id, due_ns = entry.id, entry.due_ns
         if hop is not None and hop.get("claim") == os.path.basename(path) and hop.get("from") == self._queue:
             found.rolled += 1
-            return self._onward(path, entry, hop)
+            return functools.partial(self._onward, path, id, hop)
         if entry.envelope.recipients and not entry.recipients:
             # It owes nobody any more: its last outcome was written down, and then its claimant died.
-            os.unlink(path)
-            found.finished.append(entry.id)
-            return None
+            found.finished.append(id)
+            return functools.partial(os.unlink, path)
         lines = self._unanswered(entry)
         if self._is_blamed(claimant):
-            now = self._clock.now_ns()
-            lines.append(crash_mark(self._queue, alone, now))
+            now, claim = self._clock.now_ns(), f"{claimant.nonce}-{claimant.serial}"
+            if not any(mark.get("claim") == claim for mark in crash_marks(self._queue, entry.history)):
+                lines.append(crash_mark(self._queue, alone, now, claim))
             if is_poison(self._queue, (*entry.history, *lines), self._max_crashes):
                 self._append(path, entry, [*lines, shunt_line(now)])
-                move(path, self._layout.aside("shunt", self._queue), entry.due_ns, entry.id)
-                found.shunted.append(entry.id)
-                self._log.error("shunted: it killed its process again and again id=%s", entry.id)
-                return None
-            found.suspects.add(entry.id)
+                found.shunted.append(id)
+                self._log.error("shunted: it killed its process again and again id=%s", id)
+                return functools.partial(self._shunt, path, id, due_ns)
+            found.suspects.add(id)
         self._append(path, entry, lines)
-        moved = move(path, self._layout.place(self._queue, entry.id), entry.due_ns, entry.id)
-        name = parse_name(os.path.basename(moved))
-        assert name is not None
-        return key_of(name.due_ns, name.id)
+        return functools.partial(self._put_back, path, id, due_ns)
 
-    def _onward(self, path: str, entry: Entry, hop: Mapping[str, Any]) -> bytes | None:
-        target = self._layout.destination(hop["area"], hop["to"], entry.id)
+    def _shunt(self, path: str, id: str, due_ns: int) -> None:
+        move(path, self._layout.aside("shunt", self._queue), due_ns, id)
+
+    def _put_back(self, path: str, id: str, due_ns: int) -> bytes:
+        return _key_of(move(path, self._layout.place(self._queue, id), due_ns, id))
+
+    def _onward(self, path: str, id: str, hop: Mapping[str, Any]) -> bytes | None:
+        target = self._layout.destination(hop["area"], hop["to"], id)
         if not os.path.isdir(target):
             self._layout.prepare([hop["to"]], self._disk)
-        moved = move(path, target, int(hop["due"]), entry.id)
-        if (hop["area"], hop["to"]) != ("queue", self._queue):
-            return None
-        name = parse_name(os.path.basename(moved))
-        assert name is not None
-        return key_of(name.due_ns, name.id)
+        moved = move(path, target, int(hop["due"]), id)
+        return _key_of(moved) if (hop["area"], hop["to"]) == ("queue", self._queue) else None
 
     def _unanswered(self, entry: Entry) -> list[Mapping[str, Any]]:
         mark = unanswered(entry.history)
@@ -191,6 +200,12 @@ class Recovery:
         progressed = any(line.get("what") in SETTLED for line in entry.history)
         if lines or progressed:
             append(path, b"".join(map(history_line, lines)), disk=self._disk if progressed else None)
+
+
+def _key_of(path: str) -> bytes:
+    name = parse_name(os.path.basename(path))
+    assert name is not None
+    return key_of(name.due_ns, name.id)
 
 
 def set_aside(layout: Layout, queue: str, path: str, why: str, log: logging.Logger) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -48,52 +48,58 @@ class Point:
 
 @dataclass(slots=True)
 class Calls:
-    """The changes of a transition, in order; dies at ``point``, calls ``between`` before each."""
+    """The changes of a process, in order; once armed, dies at ``point`` and calls ``between`` before each.
+
+    ``touched`` are the directories in which something may have come to be.
+    """
 
     point: Point | None = None
     between: Callable[[], None] | None = None
     names: list[str] = field(default_factory=list)
-    # Directories in which something may have come to be.
     touched: set[str] = field(default_factory=set)
-    _inside: bool = False
+    armed: bool = False
 
     @contextmanager
-    def counted(self) -> Iterator[Calls]:
-        """While inside, every change counts."""
+    def watched(self) -> Iterator[Calls]:
+        """While inside, every change is seen."""
         patches = [patch.object(os, name, self._wrap(name)) for name in CHANGES]
         patches.append(patch.object(disk, "_libc", _Libc(self)))
-        for one in patches:
-            one.start()
-        try:
-            yield self
-        finally:
+        with ExitStack() as stack:
             for one in patches:
-                one.stop()
+                stack.enter_context(one)
+            yield self
 
     def _wrap(self, name: str) -> Callable[..., Any]:
         real = REAL[name]
 
         def call(*arguments: Any, **named: Any) -> Any:
             if name != "open" or arguments[1] & CREATES:
-                self.step(name, *arguments)
+                self.step(name, *arguments, **named)
             return real(*arguments, **named)
 
         return call
 
-    def step(self, name: str, *arguments: Any) -> None:
+    def step(self, name: str, *arguments: Any, **named: Any) -> None:
         """One change is about to be made."""
-        if self._inside:
-            return
-        number = len(self.names)
-        self.names.append(name)
         if name in ("rename", "replace", "renameat2"):
             self.touched.add(os.path.dirname(os.fspath(arguments[1])))
+        elif name == "link":
+            self.touched.add(os.readlink(f"/proc/self/fd/{named['dst_dir_fd']}"))
+        elif name == "open":
+            path = os.fspath(arguments[0])
+            self.touched.add(path if os.path.isdir(path) else os.path.dirname(path))
+        if self.armed:
+            self._count(name, *arguments)
+
+    def _count(self, name: str, *arguments: Any) -> None:
+        number = len(self.names)
+        self.names.append(name)
         if self.between is not None:
-            self._inside = True
+            self.armed = False
             self.between()
-            self._inside = False
+            self.armed = True
         if self.point is not None and self.point.at == number:
-            if self.point.torn:
+            if self.point.torn and name == "write":
                 fd, data = arguments
                 REAL["write"](fd, bytes(data)[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -19,6 +19,7 @@ from qrunner.clock import SystemClock
 from qrunner.slices import WHOLE
 from qrunner.switchboard import Recovered
 from qrunner.switchboard.files import FilesSpool
+from qrunner.switchboard.layout import ASIDE
 from tests.crash.calls import REAL, Calls, Point
 from tests.crash.looking import Place, Sight, look
 from tests.crash.transitions import QUEUES, Places, Step, Transition, draft
@@ -69,6 +70,7 @@ class Stage:
 
     root: Path
     log: Path
+    touched: set[str] = field(default_factory=set)
 
     @classmethod
     def built(cls, folder: Path) -> Stage:
@@ -80,9 +82,11 @@ class Stage:
         return FilesSpool(self.root, SystemClock(), node="a", durable=durable, site="test")
 
     def fill(self, transition: Transition) -> None:
+        """What is there before the transition."""
         spool = self.spool(durable=False)
-        for number in range(transition.parents):
-            spool.enqueue("in", draft(f"p{number}"))
+        with Calls(touched=self.touched).watched():
+            for number in range(transition.parents):
+                spool.enqueue("in", draft(f"p{number}"))
 
     def die_in(
         self, begin: Callable[[FilesSpool], Step], point: Point | None = None, *, eager: bool = False
@@ -101,7 +105,8 @@ class Stage:
         _, status = os.waitpid(pid, 0)
         assert status == signal.SIGKILL, said
         *calls, last = said.split("\n")
-        return Death(last == "returned", tuple(calls))
+        self.touched.update(call[1:] for call in calls if call.startswith("/"))
+        return Death(last == "returned", tuple(call for call in calls if not call.startswith("/")))
 
     def _live(
         self, begin: Callable[[FilesSpool], Step], point: Point | None, eager: bool, writer: int
@@ -109,16 +114,22 @@ class Stage:
         consumer = Consumer(self.root, self.log)
         calls = Calls(point)
 
+        def tell(*lines: str) -> None:
+            REAL["write"](writer, "".join(f"{line}\n" for line in lines).encode())
+
         def between() -> None:
-            REAL["write"](writer, f"{calls.names[-1]}\n".encode())
+            tell(calls.names[-1], *(f"/{directory}" for directory in calls.touched))
             if eager:
                 consumer.look_at(calls.touched)
 
         calls.between = between
         try:
-            step = begin(self.spool())
-            with calls.counted():
+            with calls.watched():
+                step = begin(self.spool())
+                calls.armed = True
                 step()
+                calls.armed = False
+            tell(*(f"/{directory}" for directory in calls.touched))
             if eager:
                 consumer.look_at(calls.touched)
             REAL["write"](writer, b"returned")
@@ -127,6 +138,13 @@ class Stage:
             REAL["write"](writer, traceback.format_exc().encode())
         os._exit(1)
 
+    def look(self) -> Sight:
+        """What is there, in all the places where something has come to be."""
+        queues = (f"{self.root}/{queue}{part}" for queue in QUEUES for part in ("", "/.hops"))
+        asides = (f"{self.root}/{area}/{queue}" for area in ASIDE for queue in QUEUES)
+        touched = (directory for directory in self.touched if "/.lease" not in directory)
+        return look(self.root, {*queues, *asides, *touched})
+
     def places(self, sight: Sight) -> Places:
         """Where everything is; what was finished by the next runners, where they finished it."""
         return sight.places + Consumer(self.root, self.log).seen()
@@ -134,31 +152,33 @@ class Stage:
     def recover(self) -> Sight:
         """What the next owner of ``in`` does before anything else."""
         lease = self.spool(durable=False).lease("in", WHOLE, "in", 0)
-        lease.refresh()
+        with Calls(touched=self.touched).watched():
+            lease.refresh()
         lease.release()
-        sight = look(self.root)
+        sight = self.look()
         assert (sight.claimed, sight.hops) == ([], [])
         return sight
-
-    def sweep(self) -> None:
-        """A day later nothing is left of all the deaths."""
-        day_ago = time.time() - DAY_S - 60
-        for path in look(self.root).hidden:
-            os.utime(path, (day_ago, day_ago))
-        assert self.recover().hidden == []
-        lease = self.spool(durable=False).lease("in", WHOLE, "in", 0)
-        assert lease.refresh() == Recovered()
-        kinds = Counter(name.rpartition(".")[2] for name in os.listdir(self.root / ".lease" / "in"))
-        # That of the registry is the other one.
-        assert (kinds.pop("lock"), kinds.pop("json"), kinds.pop("explained")) == (2, 1, ANY)
-        assert not kinds
-        lease.release()
 
     def empty(self, sight: Sight) -> None:
         """Takes the entries away, for the next round."""
         for path in sight.files:
             os.unlink(path)
         self.log.unlink(missing_ok=True)
+        self.touched.clear()
+
+    def sweep(self) -> None:
+        """A day later nothing is left of all the deaths, anywhere."""
+        day_ago = time.time() - DAY_S - 60
+        for path in look(self.root).hidden:
+            os.utime(path, (day_ago, day_ago))
+        lease = self.spool(durable=False).lease("in", WHOLE, "in", 0)
+        assert lease.refresh() == Recovered()
+        assert look(self.root) == Sight()
+        kinds = Counter(name.rpartition(".")[2] for name in os.listdir(self.root / ".lease" / "in"))
+        # That of the registry is the other one.
+        assert (kinds.pop("lock"), kinds.pop("json"), kinds.pop("explained")) == (2, 1, ANY)
+        assert not kinds
+        lease.release()
 
     def clear(self) -> None:
         """Takes everything away but the directories."""
@@ -166,3 +186,4 @@ class Stage:
             for name in names:
                 os.unlink(f"{directory}/{name}")
         self.log.unlink(missing_ok=True)
+        self.touched.clear()

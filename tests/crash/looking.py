@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,13 +44,15 @@ class _File:
     name: Name
 
 
-def look(root: Path) -> Sight:
-    """Reads everything; AssertionError: an entry is in two places, or a file is none of ours."""
+def look(root: Path, directories: Iterable[str] | None = None) -> Sight:
+    """Reads what lies in these directories (in all, without a word); AssertionError: an entry is in two places, or a
+    file is none of ours."""
     sight, files, intents = Sight(), dict[str, _File](), list[str]()
-    for directory, subdirectories, names in os.walk(root):
-        subdirectories[:] = [one for one in subdirectories if one != ".lease"]
-        for name in names:
+    for directory in every_directory(root) if directories is None else directories:
+        for name in os.listdir(directory):
             path = f"{directory}/{name}"
+            if os.path.isdir(path):
+                continue
             if name.startswith(".new."):
                 sight.hidden.append(path)
             elif directory.endswith("/.hops"):
@@ -68,6 +71,11 @@ def look(root: Path) -> Sight:
     sight.places = Counter(file.place for file in files.values())
     sight.entries = [file.entry for file in files.values()]
     return sight
+
+
+def every_directory(root: Path) -> list[str]:
+    """All in which an entry, or a part of a hop, may lie."""
+    return [directory for directory, _, _ in os.walk(root) if "/.lease" not in directory]
 
 
 def _read(root: Path, path: str) -> _File:

@@ -6,26 +6,12 @@ Guarantees shown: G1, G2, G4, and that a death is written down once. The deaths 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
 from tests.crash.calls import Point
 from tests.crash.dying import Stage
-from tests.crash.looking import look
 from tests.crash.transitions import TRANSITIONS, Places, Transition, recovering, taking_the_range
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    """Made once, since its thousand directories take longer than many a death."""
-    return Stage.built(tmp_path_factory.mktemp("spool"))
-
-
-@pytest.fixture
-def stage(built: Stage) -> Iterator[Stage]:
-    yield built
-    built.clear()
 
 
 def points(calls: tuple[str, ...]) -> list[Point | None]:
@@ -43,7 +29,7 @@ def is_whole(transition: Transition, places: Places) -> bool:
 
 def judge(transition: Transition, stage: Stage, *, returned: bool, before: Places | None = None) -> Places:
     """What lies there is whole; the next owner comes, and everything is where it was at the death."""
-    places = stage.places(look(stage.root))
+    places = stage.places(stage.look())
     assert places == before if before is not None else is_whole(transition, places)
     assert not returned or places == transition.after
     sight = stage.recover()
@@ -101,7 +87,7 @@ def test_a_death_at_any_call_of_a_recovery_neither_loses_nor_doubles(stage: Stag
         for second in [] if recovery in tried else points(recovery):
             stage.fill(transition)
             returned = stage.die_in(transition.begin, first).returned
-            places = stage.places(look(stage.root))
+            places = stage.places(stage.look())
             stage.die_in(recovering, second, eager=True)
             judge(transition, stage, returned=returned, before=places)
         tried.add(recovery)
@@ -109,6 +95,7 @@ def test_a_death_at_any_call_of_a_recovery_neither_loses_nor_doubles(stage: Stag
 
 
 def test_a_death_at_any_call_that_takes_a_range_leaves_nothing_behind(stage: Stage) -> None:
+    stage.recover()
     nothing = Transition(taking_the_range, Counter(), Counter(), parents=0)
     for point in points(stage.die_in(taking_the_range).calls):
         assert stage.die_in(taking_the_range, point).returned is (point is None)
