@@ -210,9 +210,7 @@ TRANSITIONS = {
     ),
     "deferred with a report": Transition(
         committing(
-            lambda c: Hop(
-                moved=(moved(c[0], "in", "failed", "attempt", later=True),), added=added("third")
-            )
+            lambda c: Hop(moved=(moved(c[0], "in", "failed", "attempt", later=True),), added=added("third"))
         ),
         P0,
         at("in", "p0", later=True) + at("third", "c0"),
@@ -237,9 +235,7 @@ TRANSITIONS = {
     "defer": Transition(noted(_defer), P0, at("in", "p0", later=True), check=owes_the_rest),
     "finish": Transition(committing(lambda c: Hop(finished=(c[0],))), P0, Counter()),
     "note": Transition(
-        _each(
-            lambda lease, claim: lease.note(claim, {"what": "delivered", "to": [PEOPLE[0]]}, sync=True)
-        ),
+        _each(lambda lease, claim: lease.note(claim, {"what": "delivered", "to": [PEOPLE[0]]}, sync=True)),
         P0,
         P0,
         check=owes_the_rest_after_the_note,
