@@ -374,11 +374,8 @@ def test_a_recovery_that_failed_is_done_at_the_next_look(act: Act, fault: Fault,
             hand.lease.commit(act(hand.site, hand.lease, hand.claims))
         hand.site.dies(hand.lease)
         next_one = hand.site.spool.lease("in", hand.lease.range, "in", 0)
-        with FailingDisk(fault, at).mounted() as disk:
-            try:
-                next_one.refresh()
-            except OSError:
-                pass
+        with FailingDisk(fault, at).mounted() as disk, contextlib.suppress(OSError):
+            next_one.refresh()
         more = bool(disk.failed)
         next_one.refresh()
         places, entries = look(hand.site)
@@ -396,10 +393,7 @@ def test_a_shift_that_failed_can_be_repeated(fault: Fault, root: Path) -> None:
         site = Site.at(root / str(at))
         site.accept("one")
         (ref,) = site.spool.peek("in")
-        with FailingDisk(fault, at).mounted() as disk:
-            try:
-                site.spool.shift(ref, area="hold", record={"what": "hold", "reason": "x"})
-            except OSError:
-                pass
+        with FailingDisk(fault, at).mounted() as disk, contextlib.suppress(OSError):
+            site.spool.shift(ref, area="hold", record={"what": "hold", "reason": "x"})
         more = bool(disk.failed)
         assert look(site)[0] in ({"one": [IN]}, {"one": [HELD]})
