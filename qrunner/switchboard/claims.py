@@ -25,7 +25,7 @@ from qrunner.format import Claimant, Name, crash_marks, history_line, ready_name
 from qrunner.message import SETTLED, Entry, still_owed
 from qrunner.switchboard import Claim, Holder, Hop, Move, Recovered, Ref
 from qrunner.switchboard.bell import InotifyBell
-from qrunner.switchboard.disk import Disk, append
+from qrunner.switchboard.disk import Disk, append, cut_back
 from qrunner.switchboard.hops import Child, Hops, Parent, move
 from qrunner.switchboard.index import DueIndex, key_of, parts_of
 from qrunner.switchboard.layout import Layout
@@ -217,14 +217,20 @@ class FilesLease:
 
     def _relocate(self, one: Move) -> None:
         claim, id = one.claim, one.claim.entry.id
-        lines = self._lines(one.records)
+        lines, size = self._lines(one.records), None
         if lines:
             settles = any(record.get("what") in SETTLED for record in one.records)
             dirty = settles or claim.token in self._dirty
-            append(claim.token, lines, disk=self._disk if dirty else None)
+            size = append(claim.token, lines, disk=self._disk if dirty else None)
         elif claim.token in self._dirty:
             self._sync(claim.token)
-        move(claim.token, self._layout.destination(one.area, one.queue, id), one.due_ns, id)
+        try:
+            move(claim.token, self._layout.destination(one.area, one.queue, id), one.due_ns, id)
+        except OSError:
+            # It is still in hand: an attempt that is written down at every try would count as often.
+            if size is not None:
+                cut_back(claim.token, size)
+            raise
         self._let_go(claim)
 
     def _sync(self, path: str) -> None:

@@ -261,28 +261,36 @@ def make_directories(paths: Iterable[str], disk: Disk) -> None:
         disk.sync_directory(parent)
 
 
-def append(path: str, lines: bytes, *, disk: Disk | None = None, once: bool = False) -> None:
+def append(path: str, lines: bytes, *, disk: Disk | None = None, once: bool = False) -> int:
     """Adds whole lines to a file's end; a torn last line is closed first. ``disk``: synced on it.
 
     :param once: unless the file ends with them already.
-    :raises OSError: nothing was added, or a torn line that every reader skips.
+    :return: how long the file was before.
+    :raises OSError: nothing was added; where even that can't be undone, a line that is torn, or was not synced.
     """
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
-        if not (once and os.pread(fd, len(lines), max(0, size - len(lines))) == lines):
-            _append_at(fd, size, lines, path)
-        if disk is not None:
-            disk.sync_file(fd)
+        try:
+            if not (once and os.pread(fd, len(lines), max(0, size - len(lines))) == lines):
+                is_torn = size and os.pread(fd, 1, size - 1) != b"\n"
+                write_all(fd, [b"\n" + lines if is_torn else lines])
+            if disk is not None:
+                disk.sync_file(fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, size)
+            raise
+        return size
     finally:
         os.close(fd)
 
 
-def _append_at(fd: int, size: int, lines: bytes, path: str) -> None:
-    if size and os.pread(fd, 1, size - 1) != b"\n":
-        lines = b"\n" + lines
-    written = os.write(fd, lines)
-    if written < len(lines):
-        with contextlib.suppress(OSError):
+def cut_back(path: str, size: int) -> None:
+    """Takes back what ``append`` added, as far as the disk allows it."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
             os.ftruncate(fd, size)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        finally:
+            os.close(fd)

@@ -329,9 +329,12 @@ def recovery_of_compound_hops(site: Site) -> None:
     site.becomes([first], "a", "b", "c")
     with patch.object(lease, "_finish", lambda *_: None):
         lease.commit(Hop((first,), (), site.adds("a", "b", "c")))
-    with patch.object(Hops, "_intent", side_effect=KeyboardInterrupt), patch.object(os, "unlink"):
-        with suppress(KeyboardInterrupt):
-            lease.commit(Hop((second,), (), site.adds("never", "nor")))
+    with (
+        patch.object(Hops, "_intent", side_effect=KeyboardInterrupt),
+        patch.object(os, "unlink"),
+        suppress(KeyboardInterrupt),
+    ):
+        lease.commit(Hop((second,), (), site.adds("never", "nor")))
     site.dies(lease)
     assert len(os.listdir(site.root / "in" / ".hops")) == 6
     site.lease()
