@@ -138,6 +138,8 @@ def free_port() -> int:
 @contextmanager
 def folder_for_everyone() -> Iterator[Path]:
     """A temporary directory that other users may pass through, as Postfix and the owner of the queues must."""
+    if os.geteuid() != 0:
+        pytest.skip("Postfix is started by root")
     path = Path(tempfile.mkdtemp(prefix="qrunner-postfix-"))
     path.chmod(0o755)
     try:
@@ -153,8 +155,6 @@ def postfix(root: Path, text: str = "", *, main: str = "") -> Iterator[Postfix]:
     :param text: what `mta-config postfix` prints; pasted as it tells, its commands run.
     :param main: more lines for main.cf.
     """
-    if os.geteuid() != 0:
-        pytest.skip("Postfix is started by root")
     mta = Postfix(root, free_port())
     for directory in ("etc", "data", "spool"):
         (root / directory).mkdir(exist_ok=True)
