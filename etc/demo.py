@@ -176,9 +176,8 @@ async def feed(site: Site, mail: Sequence[Letter], step: Step) -> None:
             else:
                 await by_program(site, letter)
 
-    step(
-        f"{len(mail)} messages go in: every {every}th by a process of qrunner-inject, as an MTA starts it, the others by Site.enqueue"
-    )
+    step(f"{len(mail)} messages go into `in`, whose handler signs them on top, and from there to `out`:")
+    step(f"every {every}th by a process of qrunner-inject, as an MTA starts it, the others by Site.enqueue")
     await asyncio.gather(*(one(turn, letter) for turn, letter in enumerate(mail)))
     step("all of them are on the disk")
 
@@ -311,18 +310,19 @@ async def main() -> int:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    step, folder, well = steps(), Path(tempfile.mkdtemp(prefix="qrunner-demo-")), False
+    step, folder = steps(), Path(tempfile.mkdtemp(prefix="qrunner-demo-"))
     try:
         well = await play(folder, step)
     except (Failed, QRunnerError) as error:
         step(colour(str(error), "31"))
-    finally:
-        if well:
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
-            print(
-                f"Not as it should be. What there is to see is in {folder}, the log in var/log.", flush=True
-            )
+        well = False
+    except asyncio.CancelledError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if well:
+        shutil.rmtree(folder)
+    else:
+        print(f"Not as it should be. The site is kept in {folder}, its log in var/log/qrunner.log.")
     return 0 if well else 1
 
 

@@ -109,14 +109,18 @@ class Postfix:
         command = ["postqueue", "-c", str(self.configuration), "-j"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
-    def settle(self) -> None:
+    def settle(self, limit_s: float = LIMIT_S) -> None:
         """Waits until it has nothing left."""
-        until(lambda: not self.waiting(), lambda: "\n".join([*self.waiting(), self.log()[-4000:]]))
+        until(
+            lambda: not self.waiting(),
+            lambda: "\n".join([*self.waiting()[:20], self.log()[-4000:]]),
+            limit_s,
+        )
 
 
-def until(done: Callable[[], object], tell: Callable[[], str]) -> None:
+def until(done: Callable[[], object], tell: Callable[[], str], limit_s: float = LIMIT_S) -> None:
     """Waits for a condition, with a limit."""
-    deadline = time.monotonic() + LIMIT_S
+    deadline = time.monotonic() + limit_s
     pause = 0.01
     while not done():
         assert time.monotonic() < deadline, tell()
@@ -134,6 +138,8 @@ def free_port() -> int:
 @contextmanager
 def folder_for_everyone() -> Iterator[Path]:
     """A temporary directory that other users may pass through, as Postfix and the owner of the queues must."""
+    if os.geteuid() != 0:
+        pytest.skip("Postfix is started by root")
     path = Path(tempfile.mkdtemp(prefix="qrunner-postfix-"))
     path.chmod(0o755)
     try:
@@ -149,11 +155,9 @@ def postfix(root: Path, text: str = "", *, main: str = "") -> Iterator[Postfix]:
     :param text: what `mta-config postfix` prints; pasted as it tells, its commands run.
     :param main: more lines for main.cf.
     """
-    if os.geteuid() != 0:
-        pytest.skip("Postfix is started by root")
     mta = Postfix(root, free_port())
     for directory in ("etc", "data", "spool"):
-        (root / directory).mkdir()
+        (root / directory).mkdir(exist_ok=True)
     shutil.chown(root / "data", "postfix")
     sections = pasted(text)
     sections[mta.configuration / "main.cf"] = sections.get(mta.configuration / "main.cf", "") + main

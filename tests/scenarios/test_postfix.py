@@ -13,6 +13,7 @@ import pytest
 from qrunner.ctl.mta import postfix_lines
 from qrunner.message import Entry
 from tests.injecting import PROGRAM, files, lay_out, read
+from tests.scenarios.installed import owner
 from tests.scenarios.postfix import Postfix, folder_for_everyone, postfix, until
 
 pytestmark = [pytest.mark.needs("postfix")]
@@ -59,12 +60,6 @@ class Site:
         self.mta.settle()
         (entry,) = [entry for entry in self.entries() if entry.id not in before]
         return entry
-
-
-def owner() -> str:
-    """A user who is neither root nor Postfix's: whoever Debian has for lists, else for daemons."""
-    names = {user.pw_name for user in pwd.getpwall()}
-    return next(name for name in ("list", "daemon", "nobody") if name in names)
 
 
 @pytest.fixture(scope="module")
