@@ -143,7 +143,8 @@ class BatchEngine(Engine):
         if len(claims) < len(wanted):
             return False
         # Past here the pair is committed even if the grace ends.
-        await asyncio.shield(asyncio.ensure_future(self.commit(claims, self.judge.judge(claims, fate))))
+        verdict = self.judge.judge(claims, fate)
+        await asyncio.shield(asyncio.ensure_future(self._commit_or_shunt(claims, verdict)))
         return True
 
 

@@ -371,16 +371,16 @@ class Engine:
         try:
             verdict = await self._decide(claim)
             if verdict is not None:
-                await self._commit_or_shunt(claim, verdict)
+                await self._commit_or_shunt([claim], verdict)
                 self._suspects.settle(id)
         finally:
             self._claims.pop(id, None)
 
-    async def _commit_or_shunt(self, claim: Claim, verdict: Verdict) -> None:
+    async def _commit_or_shunt(self, claims: Sequence[Claim], verdict: Verdict) -> None:
         try:
-            await self.commit([claim], verdict)
+            await self.commit(claims, verdict)
         except Exception as error:  # content that no file can hold, such as metadata that is not JSON
-            await self.commit([claim], self.judge.judge_error([claim], error))
+            await self.commit(claims, self.judge.judge_error(claims, error))
 
     async def _decide(self, claim: Claim) -> Verdict | None:
         """What becomes of the entry; None: it was put back, because we stop."""

@@ -64,8 +64,8 @@ class Name:
 
 
 def ready_name(due_ns: int, id: str) -> str:
-    """The name of an entry that nobody has in hand."""
-    return f"{max(due_ns, 0):020d}+{id}"
+    """The name of an entry that nobody has in hand; a time that no name can hold becomes the nearest that can."""
+    return f"{min(max(due_ns, 0), LAST_DUE_NS):020d}+{id}"
 
 
 def parse_name(text: str) -> Name | None:

@@ -1,4 +1,4 @@
-"""The retry schedule: which delay follows which attempt, and when an entry has been tried for long enough.
+"""The retry schedule: which delay follows which attempt, when that is, and when an entry was tried for long enough.
 
 Pure: the caller brings the clock and the dice.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from qrunner.format import LAST_DUE_NS
+
 MINUTE_S = 60.0
 HOUR_S = 60 * MINUTE_S
 DAY_S = 24 * HOUR_S
+LONGEST_S = LAST_DUE_NS / 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +59,23 @@ def expired(retry: Retry, arrival_ns: int, now_ns: int) -> bool:
     A clock that was set back makes an entry younger, never expired.
     """
     return now_ns - arrival_ns >= round(retry.lifetime_s * 1e9)
+
+
+def checked_delay_s(delay: float) -> float:
+    """A delay that a site's code gives, in seconds: at least 0, at most some centuries.
+
+    :raises TypeError, ValueError: it is no finite number.
+    """
+    if not isinstance(delay, (int, float)):
+        raise TypeError(f"a delay must be a number of seconds, not {type(delay).__name__}")
+    if isinstance(delay, float) and not math.isfinite(delay):
+        raise ValueError(f"a delay must be a finite number of seconds, not {delay}")
+    return float(min(max(0, delay), LONGEST_S))
+
+
+def due_after(now_ns: int, delay: float) -> int:
+    """The moment so many seconds from now, at most the last that a name can hold. Raises as ``checked_delay_s``.
+
+    A later one would be the name of a stranger, which no runner ever looks at.
+    """
+    return min(now_ns + int(checked_delay_s(delay) * 1e9), LAST_DUE_NS)

@@ -13,6 +13,7 @@ from qrunner.config import Config, find, load
 from qrunner.errors import CorruptEntry, QueueError
 from qrunner.message import Draft, Entry, Envelope, checked_addresses, checked_meta
 from qrunner.routing import Routing
+from qrunner.schedule import due_after
 from qrunner.smtp.board import FileBoard
 from qrunner.smtp.living import is_living
 from qrunner.switchboard import Add, Spool
@@ -96,10 +97,8 @@ class Site:
         :raises QueueError: none of it is accepted.
         """
         now = self.clock.now_ns()
-        due_ns = now + max(0, int(delay_s * 1e9))
-        return self.spool.enqueue_all(
-            [Add(part, name, due_ns) for name, part in self.parts(queue, draft, now)]
-        )
+        due = due_after(now, delay_s)
+        return self.spool.enqueue_all([Add(part, name, due) for name, part in self.parts(queue, draft, now)])
 
     def parts(self, queue: str, draft: Draft, now_ns: int) -> Iterator[tuple[str, Draft]]:
         """The real queues a draft goes to, with the part of it that goes there."""

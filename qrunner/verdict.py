@@ -18,7 +18,7 @@ from qrunner.errors import PermanentFailure, QRunnerError, TemporaryFailure
 from qrunner.fate import Done, Failure, Forward, Hold, Later, Requeue, Settled
 from qrunner.message import Draft, Entry
 from qrunner.report import report_on
-from qrunner.schedule import delay_s, expired
+from qrunner.schedule import checked_delay_s, delay_s, due_after, expired
 from qrunner.site import Site
 from qrunner.switchboard import Add, Area, Claim, Hop, Move
 
@@ -54,6 +54,14 @@ class Judge:
 
     def judge(self, claims: Sequence[Claim], fate: object) -> Verdict:
         """The verdict on a returned value: a fate, or something that is none."""
+        try:
+            return self._returned(claims, fate)
+        except (
+            Exception
+        ) as error:  # a fate with something in it that can't be done, such as a delay of no number
+            return self.judge_error(claims, error)
+
+    def _returned(self, claims: Sequence[Claim], fate: object) -> Verdict:
         if isinstance(fate, Forward):
             fate = [fate]
         if isinstance(fate, Sequence) and fate and all(isinstance(one, Forward) for one in fate):
@@ -71,12 +79,16 @@ class Judge:
 
     def judge_error(self, claims: Sequence[Claim], error: BaseException) -> Verdict:
         """The verdict on an exception."""
-        if isinstance(error, TemporaryFailure):
-            return self._each(claims, lambda claim: self._temporary(claim, error))
-        if isinstance(error, PermanentFailure):
-            return self._each(claims, lambda claim: self._permanent(claim, error))
+        try:
+            if isinstance(error, TemporaryFailure):
+                return self._each(claims, lambda claim: self._temporary(claim, error))
+            if isinstance(error, PermanentFailure):
+                return self._each(claims, lambda claim: self._permanent(claim, error))
+        except Exception as second:  # its arguments make no sense; the traceback shows both
+            error = second
         lines = "".join(traceback.format_exception(error))
-        return self.shunt(claims, f"{type(error).__name__}: {error}", lines[-_TRACEBACK:])
+        reason = "".join(traceback.format_exception_only(error)).strip()
+        return self.shunt(claims, reason, lines[-_TRACEBACK:])
 
     def shunt(self, claims: Sequence[Claim], reason: str, lines: str = "") -> Verdict:
         """Our fault: a person looks."""
@@ -108,7 +120,7 @@ class Judge:
         now = self.site.clock.now_ns()
         try:
             goes = [
-                (queue, part, now + max(0, int(forward.delay_s * 1e9)))
+                (queue, part, due_after(now, forward.delay_s))
                 for forward in forwards
                 for queue, part in self._resolved(forward)
             ]
@@ -116,11 +128,11 @@ class Judge:
             return self.shunt(claims, str(error))
         names = [queue for queue, _, _ in goes]
         if len(goes) == 1 and len(claims) == 1 and goes[0][1].id == claims[0].entry.id:
-            queue, part, due_ns = goes[0]
-            move = Move(claims[0], queue, due_ns, content=part)
+            queue, part, due = goes[0]
+            move = Move(claims[0], queue, due, content=part)
             return Verdict(Hop(moved=(move,)), "forwarded", fields={"to_queue": names})
         parents = tuple(claim.entry.id for claim in claims)
-        added = tuple(Add(_child(part, parents), queue, due_ns) for queue, part, due_ns in goes)
+        added = tuple(Add(_child(part, parents), queue, due) for queue, part, due in goes)
         return Verdict(Hop(finished=tuple(claims), added=added), "forwarded", fields={"to_queue": names})
 
     def _resolved(self, forward: Forward) -> list[tuple[str, Entry]]:
@@ -138,11 +150,11 @@ class Judge:
     # Staying
 
     def _requeue(self, claims: Sequence[Claim], fate: Requeue) -> Verdict:
-        delay = max(_LEAST_S, float(fate.delay))
-        due_ns = self.site.clock.now_ns() + int(delay * 1e9)
+        delay = max(_LEAST_S, checked_delay_s(fate.delay))
+        due = due_after(self.site.clock.now_ns(), delay)
         record = {"what": "requeue", "delay_s": round(delay, 3), "reason": str(fate.reason)}
         moved = tuple(
-            Move(claim, self.config.queue, due_ns, records=(record,) if _keeps(claim.entry) else ())
+            Move(claim, self.config.queue, due, records=(record,) if _keeps(claim.entry) else ())
             for claim in claims
         )
         return Verdict(Hop(moved=moved), "requeued", reason=str(fate.reason), fields={"delay_s": delay})
@@ -183,8 +195,8 @@ class Judge:
         if later.counts:
             record = {"what": "attempt", "queue": self.config.queue, "text": later.text}
             records.append({**record, "status": later.status, "host": later.host or None})
-        due_ns = self.site.clock.now_ns() + int(max(_LEAST_S, delay) * 1e9)
-        move = Move(claim, later.queue or self.config.queue, due_ns, records=tuple(records))
+        due = due_after(self.site.clock.now_ns(), max(_LEAST_S, checked_delay_s(delay)))
+        move = Move(claim, later.queue or self.config.queue, due, records=tuple(records))
         fields = {"delay_s": round(delay, 3), "status": later.status, "to_queue": later.queue}
         what = "deferred" if later.counts else "waits"
         return Verdict(Hop((), (move,), added), what, later.counts, later.text, fields)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qrunner import BatchRunner, Done, Entry, Fate, TemporaryFailure
+from qrunner import BatchRunner, Done, Entry, Fate, Requeue, TemporaryFailure
 from tests.driving import Bench, make_bench, running, until
 
 Pair = tuple[Sequence[Entry], Fate]
@@ -128,6 +128,18 @@ def test_a_fate_that_is_none_shunts_the_pair(bench: Bench) -> None:
 
     bench.drain(Forgets)
     assert bench.where() == {"shunt/in": 2}
+
+
+def test_a_fate_that_makes_no_sense_shunts_the_pair_and_nothing_stays_in_hand(bench: Bench) -> None:
+    bench.put(3)
+
+    class Endless(BatchRunner):
+        def dispose_batch(self, entries: Sequence[Entry]) -> Iterator[Pair]:
+            yield entries[:2], Requeue(float("inf"))
+            yield entries[2:], entries[2].forward("out")
+
+    bench.drain(Endless)
+    assert bench.where() == {"shunt/in": 2, "out": 1}
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), TemporaryFailure("later", delay=0.1), SystemExit(1)])

@@ -50,6 +50,16 @@ FATES: list[tuple[str, Callable[[Entry], Any], dict[str, int]]] = [
     ("a cancellation", raiser(asyncio.CancelledError()), {"shunt/in": 1}),
     ("a stop of iteration", raiser(StopIteration()), {"shunt/in": 1}),
     ("a time-out of its own", raiser(TimeoutError("mine")), {"shunt/in": 1}),
+    ("a delay that is no number", lambda e: Requeue("5"), {"shunt/in": 1}),  # type: ignore[arg-type]
+    ("a delay without end", lambda e: Requeue(float("inf")), {"shunt/in": 1}),
+    ("a delay of nothing", lambda e: e.forward("out", delay=float("nan")), {"shunt/in": 1}),
+    ("a delay past the end of time", lambda e: e.forward("out", delay=1e30), {"out": 1}),
+    (
+        "a failure for a time that is no number",
+        raiser(TemporaryFailure("x", delay=float("inf"))),
+        {"shunt/in": 1},
+    ),
+    ("a failure that says nothing", raiser(PermanentFailure(None)), {"shunt/in": 1}),  # type: ignore[arg-type]
     ("temporary", raiser(TemporaryFailure("later")), {"in": 1}),
     ("permanent", raiser(PermanentFailure("never")), {"out": 1}),
 ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrunner.schedule import Retry, delay_s, expired
+from qrunner.format import Name, parse_name, ready_name
+from qrunner.schedule import Retry, delay_s, due_after, expired
 
 RETRIES = st.builds(
     Retry,
@@ -59,3 +63,16 @@ def test_an_entry_expires_when_its_lifetime_is_over_and_never_by_a_clock_set_bac
     arrival: int, age: int
 ) -> None:
     assert expired(Retry(lifetime_s=60), arrival, arrival + age) == (age >= 60 * 10**9)
+
+
+@given(st.integers(0, 2**62), st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers()))
+def test_whatever_the_delay_it_ends_at_a_time_that_a_name_can_hold(now: int, delay: float) -> None:
+    due = due_after(now, delay)
+    assert now <= due
+    assert parse_name(ready_name(due, "a" * 40)) == Name(due, "a" * 40)
+
+
+@pytest.mark.parametrize("delay", [float("nan"), float("inf"), "5", None])
+def test_a_delay_that_is_no_finite_number_is_refused(delay: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        due_after(0, delay)

@@ -18,6 +18,7 @@ from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry, QueueError
 from qrunner.format import history_line, parse_name, ready_name, seal
 from qrunner.message import Draft, Entry
+from qrunner.schedule import due_after
 from qrunner.slices import Range
 from qrunner.switchboard import Add, Area, Holder, Ref
 from qrunner.switchboard.claims import FilesLease
@@ -67,8 +68,7 @@ class FilesSpool:
         return self.layout.queues()
 
     def enqueue(self, queue: str, draft: Draft, *, delay_s: float = 0.0) -> str:
-        due_ns = self.clock.now_ns() + max(0, int(delay_s * 1e9))
-        return self.enqueue_all([Add(draft, queue, due_ns)])[0]
+        return self.enqueue_all([Add(draft, queue, due_after(self.clock.now_ns(), delay_s))])[0]
 
     def enqueue_all(self, adds: Sequence[Add]) -> tuple[str, ...]:
         now = self.clock.now_ns()

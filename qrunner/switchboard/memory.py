@@ -25,6 +25,7 @@ from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry, LeaseHeld, QueueError
 from qrunner.format import Name, Sealed, crash_marks, history_line, open_file, reseal, seal, unanswered
 from qrunner.message import Draft, Entry
+from qrunner.schedule import due_after
 from qrunner.slices import Range
 from qrunner.switchboard import Add, Area, Claim, Holder, Hop, Move, Recovered, Ref
 from qrunner.switchboard.index import DueIndex, key_of, parts_of
@@ -86,8 +87,7 @@ class MemorySpool:
 
         :raises QueueError: there is no such queue.
         """
-        due_ns = self.clock.now_ns() + max(0, round(delay_s * 1e9))
-        return self.enqueue_all([Add(draft, queue, due_ns)])[0]
+        return self.enqueue_all([Add(draft, queue, due_after(self.clock.now_ns(), delay_s))])[0]
 
     def enqueue_all(self, adds: Sequence[Add]) -> tuple[str, ...]:
         """Accepts several entries, all or none; their ids.
