@@ -205,6 +205,7 @@ def test_a_want_is_heard_by_the_others_only(tmp_path: Path) -> None:
 
 def test_the_files_are_the_owner_s_alone(tmp_path: Path) -> None:
     board = FileBoard(tmp_path / "host")
+    board.lay_out()
     board.change("mta", lambda one: fails(one))
     seat = board.seat("mta", 1)
     assert seat is not None
