@@ -280,7 +280,7 @@ async def deliver(path: Path, mail: Sequence[Letter], hosts: Hosts, step: Step) 
     await asyncio.gather(feed(Site.load(path), mail, step), kill(hosts, step))
     await hosts.wait_for(lambda: len(hosts.got) == len(mail))
     step(f"{len(hosts.got)} of {len(mail)} messages have arrived")
-    step("qrunner-ctl status: " + "; ".join(await emptied(path)))
+    step("qrunner-ctl status: " + "; ".join(["every queue is empty", *await emptied(path)]))
 
 
 async def kill(hosts: Hosts, step: Step) -> None:
@@ -294,15 +294,15 @@ async def kill(hosts: Hosts, step: Step) -> None:
 
 
 async def emptied(path: Path) -> list[str]:
-    """Waits until no queue holds anything; what is worth telling of the site then."""
+    """Waits until no queue holds anything; the problems of the site then. Failed if something is left."""
     until = time.monotonic() + LIMIT_S
     while True:
         state = json.loads(await ctl(path, "status", "--json", codes=(0, 1)))
-        depth = sum(one["depth"] for one in state["queues"])
-        if depth == 0 or time.monotonic() > until:
-            break
-    said = "every queue is empty" if depth == 0 else f"{depth} entries are left"
-    return [said, *(f"{one['where']} {one['what']}" for one in state["problems"])]
+        left = {one["name"]: one["depth"] for one in state["queues"] if one["depth"]}
+        if not left:
+            return [f"{one['where']} {one['what']}" for one in state["problems"]]
+        if time.monotonic() > until:
+            raise Failed(f"something is left in the queues: {left}")
 
 
 async def main() -> int:
