@@ -1,0 +1,111 @@
+"""What kills its process is set aside, and what was in hand beside it is not blamed (G7)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qrunner.message import Entry
+from qrunner.slices import WHOLE
+from qrunner.switchboard.files import FilesSpool
+from tests.crash.dying import Stage
+from tests.crash.running import counted_site, expected
+from tests.crash.transitions import TRANSITIONS, Step, claims_of
+from tests.sites import wait_for
+
+
+def poison_one(folder: Path, count: int, limit_s: float) -> None:
+    poison = 4 * (count // 8)  # passed on as it is, if it were not what it is
+    with counted_site(folder) as site:
+        site.change('poison = "none"', f'poison = "{poison}"')
+        site.change("concurrency = 8", "concurrency = 20")
+        site.change("slices = [{ weight = 70 }, { weight = 30 }]\nmax_crashes = 1000", "")
+        site.put(*range(count))
+        site.begin()
+        site.drain(limit_s)
+        (entry,) = site.entries("in", "shunt")
+        assert entry.header("X-N") == str(poison)
+        assert len(site.aside()) == 1
+        assert site.arrived() == expected(n for n in range(count) if n != poison)
+        # The runner is up, and has died no more often than the one message takes.
+        wait_for(lambda: site.pids()["in/0"] and site.pid("in/0"))
+        assert [one["restarts"] for one in site.status()["runners"]] == [3, 0, 0]
+        assert [mark["alone"] for mark in crashes(entry)][1:] == [True, True]
+
+
+def crashes(entry: Entry) -> list[dict[str, object]]:
+    return [dict(line) for line in entry.history if line["what"] == "crash"]
+
+
+def test_one_message_that_kills_its_process_is_shunted_and_all_others_arrive(tmp_path: Path) -> None:
+    poison_one(tmp_path, 300, 60)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(600)
+def test_one_in_five_thousand_that_kills_its_process_is_shunted(tmp_path: Path) -> None:
+    poison_one(tmp_path, 5_000, 500)
+
+
+def with_three_claims_of_the_dead(stage: Stage) -> None:
+    transition = TRANSITIONS["claim"]
+    stage.fill(transition)
+    stage.die_in(transition.begin)
+
+
+def nobody_is_blamed(stage: Stage) -> None:
+    spool = stage.spool(durable=False)
+    lease = spool.lease("in", WHOLE, "in", 0)
+    assert not lease.refresh().suspects
+    entries = [spool.read(ref) for ref in spool.peek("in")]
+    lease.release()
+    assert [(entry.queue, entry.history) for entry in entries] == [("in", ())] * 3
+
+
+def test_a_reboot_blames_nobody(stage: Stage) -> None:
+    with_three_claims_of_the_dead(stage)
+    for path in stage.look().claimed:
+        pid, nonce, serial, boot, node = path.rpartition(".")[2].split(",")
+        before_the_boot = ",".join([pid, nonce, serial, boot[::-1], node])
+        os.rename(path, f"{path.rpartition('.')[0]}.{before_the_boot}")
+    nobody_is_blamed(stage)
+
+
+def test_a_death_that_the_master_announced_blames_nobody(stage: Stage) -> None:
+    with_three_claims_of_the_dead(stage)
+    nonce = stage.look().claimed[0].rpartition(".")[2].split(",")[1]
+    (stage.root / ".lease" / "in" / f"{nonce}.explained").touch()
+    nobody_is_blamed(stage)
+
+
+def test_a_death_while_stopping_blames_nobody(stage: Stage) -> None:
+    def stopping(spool: FilesSpool) -> Step:
+        lease, _ = claims_of(spool)
+        return lease.stopping
+
+    stage.fill(TRANSITIONS["claim"])
+    stage.die_in(stopping)
+    nobody_is_blamed(stage)
+
+
+def test_deaths_on_another_machine_blame_what_was_in_hand_there(stage: Stage) -> None:
+    with_three_claims_of_the_dead(stage)
+    for path in stage.look().claimed:
+        os.rename(path, path.removesuffix(",a") + ",b")
+    sight = stage.recover()
+    assert [len(crashes(entry)) for entry in sight.entries] == [1, 1, 1]
+
+
+def test_a_death_is_forgiven_to_what_has_got_on_since(stage: Stage) -> None:
+    """Marks are of one queue: whoever survived there is not nearer to ``shunt`` elsewhere."""
+    transition = TRANSITIONS["hop"]
+    for _ in range(5):
+        stage.fill(transition)
+        stage.die_in(lambda spool: (claims_of(spool), lambda: None)[1])
+        stage.recover()
+        stage.die_in(transition.begin)
+        sight = stage.recover()
+        assert [(entry.queue, len(crashes(entry))) for entry in sight.entries] == [("out", 1)]
+        stage.empty(sight)
