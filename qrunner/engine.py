@@ -33,6 +33,7 @@ from qrunner.verdict import Judge, Verdict
 
 _LEASE_RETRY_S = 1.0
 _TROUBLE_S = (0.5, 30.0)
+_TWIN_S = 1.0
 _BELLLESS_POLL_S = 2.0
 _SUSPECT_S = 30.0
 
@@ -297,8 +298,10 @@ class Engine:
         self._become(
             "waiting", f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         )
-        self._troubled_until_ns = self.clock.monotonic_ns() + int(self._trouble_s * 1e9)
-        self._trouble_s = min(_TROUBLE_S[1], self._trouble_s * 2)
+        if not self._is_troubled():
+            # All that are in hand meet the same trouble at once: it counts once.
+            self._troubled_until_ns = self.clock.monotonic_ns() + int(self._trouble_s * 1e9)
+            self._trouble_s = min(_TROUBLE_S[1], self._trouble_s * 2)
 
     def _untroubled(self) -> None:
         if self.state == "waiting":
@@ -332,6 +335,10 @@ class Engine:
 
     def _begin(self, ref: Ref, *, alone: bool = False) -> bool:
         """Claims an entry and starts on it; False: the disk is in trouble."""
+        if ref.id in self._claims:
+            # A stranger has copied the file. We can tell one from the other by their names, a runner can't.
+            self.lease.renew(ref, self.clock.now_ns() + int(_TWIN_S * 1e9))
+            return True
         try:
             claim = self.lease.claim(ref)
             if claim is None:
@@ -344,8 +351,9 @@ class Engine:
                 self._suspects.queue(ref)
                 return True
         except OSError as error:
-            self.lease.renew(ref)
             self._trouble(error)
+            # Behind the others: what stands in the way of this one alone must not keep them waiting.
+            self.lease.renew(ref, self.clock.now_ns() + int(self._trouble_s * 1e9))
             return False
         if alone:
             self._suspects.begin(marks, self.clock.monotonic_ns())

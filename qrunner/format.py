@@ -63,9 +63,14 @@ class Name:
         return ready_name(self.due_ns, self.id) + (f".{self.claimant}" if self.claimant else "")
 
 
+def due_within(due_ns: int) -> int:
+    """The nearest due time that a name can have: one past the last would make the entry a stranger."""
+    return min(max(due_ns, 0), LAST_DUE_NS)
+
+
 def ready_name(due_ns: int, id: str) -> str:
     """The name of an entry that nobody has in hand; a time that no name can hold becomes the nearest that can."""
-    return f"{min(max(due_ns, 0), LAST_DUE_NS):020d}+{id}"
+    return f"{due_within(due_ns):020d}+{id}"
 
 
 def parse_name(text: str) -> Name | None:

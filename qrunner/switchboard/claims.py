@@ -31,7 +31,7 @@ from qrunner.switchboard.index import DueIndex, key_of, parts_of
 from qrunner.switchboard.layout import Layout
 from qrunner.switchboard.leases import HeldLease
 from qrunner.switchboard.reading import open_path
-from qrunner.switchboard.recovery import Recovery, set_aside
+from qrunner.switchboard.recovery import Recovery
 
 
 class FilesLease:
@@ -121,7 +121,7 @@ class FilesLease:
         except FileNotFoundError:
             return None
         except CorruptEntry as error:
-            set_aside(self._layout, self.queue, ref.token, str(error), self._log)
+            self._recovery.set_aside(ref.token, str(error))
             return None
 
     def claim(self, ref: Ref) -> Claim | None:
@@ -135,7 +135,7 @@ class FilesLease:
                 return None
             opened = open_path(path, self.queue, name)
         except CorruptEntry as error:
-            set_aside(self._layout, self.queue, path, str(error), self._log)
+            self._recovery.set_aside(path, str(error))
             del self._in_hand[path]
             return None
         except OSError:

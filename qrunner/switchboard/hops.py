@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from qrunner.errors import CorruptEntry
-from qrunner.format import history_line, parse_history, ready_name
+from qrunner.format import LAST_DUE_NS, due_within, history_line, parse_history, ready_name
 from qrunner.switchboard.disk import Disk, append, rename_new
 from qrunner.switchboard.layout import Layout
+from qrunner.switchboard.reading import read_path
 
 INTENT = ".intent"
 BROKEN = ".broken"
@@ -177,7 +178,7 @@ class Hops:
         kept = {match["txn"] for match in found if match["what"].startswith(INTENT + BROKEN)}
         for match in dead:
             if match["what"][1:].isdigit() and match["txn"] not in kept:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
                     os.unlink(f"{self.directory}/{match[0]}")
         return rolled
 
@@ -206,9 +207,13 @@ def _withdrawn(intent: str) -> bool:
     return True
 
 
+def is_ours(name: str) -> bool:
+    """Whether a name among the compound commits is that of one."""
+    return _OURS.match(name) is not None
+
+
 def _steps(intent: str) -> Sequence[Mapping[str, Any]]:
-    with open(intent, "rb") as file:
-        lines = parse_history(file.read())
+    lines = parse_history(read_path(intent))
     if not lines or lines[0].get("steps") != len(lines) - 1:
         raise CorruptEntry(f"the intent is not whole: {intent}")
     return lines[1:]
@@ -219,6 +224,8 @@ def move(source: str, directory: str, due_ns: int, id: str) -> str:
 
     :raises FileNotFoundError: the source is gone.
     """
+    due_ns = due_within(due_ns)
+    step = 1 if due_ns < LAST_DUE_NS // 2 else -1
     while True:
         target = f"{directory}/{ready_name(due_ns, id)}"
         try:
@@ -226,7 +233,7 @@ def move(source: str, directory: str, due_ns: int, id: str) -> str:
             return target
         except FileExistsError:
             # A stranger's copy of the same entry: it is left alone, and we are due a moment later.
-            due_ns += 1
+            due_ns += step
         except FileNotFoundError:
             if not os.path.lexists(source):
                 raise

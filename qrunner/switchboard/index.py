@@ -9,10 +9,12 @@ import heapq
 import threading
 from collections.abc import Iterable
 
+from qrunner.format import due_within
+
 
 def key_of(due_ns: int, id: str) -> bytes:
     """Due time and id, packed so that keys sort as they are due."""
-    return due_ns.to_bytes(8, "big") + bytes.fromhex(id)
+    return due_within(due_ns).to_bytes(8, "big") + bytes.fromhex(id)
 
 
 def parts_of(key: bytes) -> tuple[int, str]:

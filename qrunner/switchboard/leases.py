@@ -16,17 +16,20 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock
 
-from qrunner.errors import LeaseHeld
+from qrunner.errors import CorruptEntry, LeaseHeld
 from qrunner.slices import Range
 from qrunner.switchboard import Holder
 from qrunner.switchboard.disk import HIDDEN, write_all
+from qrunner.switchboard.reading import read_path
 
 _REGISTRY_S = 30.0
+_NONCE = re.compile(r"[0-9a-z]{1,64}")
 
 
 @dataclass(slots=True)
@@ -81,8 +84,10 @@ def read_all(directory: Path) -> list[Holder]:
     found = []
     for name in sorted(os.listdir(directory)):
         if name.endswith(".json"):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                found.append(_parse(json.loads((directory / name).read_bytes())))
+            with contextlib.suppress(
+                OSError, ValueError, LookupError, TypeError, CorruptEntry, RecursionError
+            ):
+                found.append(_parse(json.loads(read_path(str(directory / name)))))
     return found
 
 
@@ -159,5 +164,8 @@ def _parse(fields: dict[str, object]) -> Holder:
     bounds = fields["range"]
     if not isinstance(bounds, list):
         raise TypeError("a lease without a range")
+    # It becomes a part of names beside this one.
+    if not isinstance(nonce := fields["nonce"], str) or not _NONCE.fullmatch(nonce):
+        raise ValueError("a lease without a nonce")
     values = {**fields, "range": Range(int(bounds[0], 16), int(bounds[1], 16))}
     return Holder(**values)  # type: ignore[arg-type]

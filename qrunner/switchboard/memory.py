@@ -23,7 +23,17 @@ from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry, LeaseHeld, QueueError
-from qrunner.format import Name, Sealed, crash_marks, history_line, open_file, reseal, seal, unanswered
+from qrunner.format import (
+    Name,
+    Sealed,
+    crash_marks,
+    due_within,
+    history_line,
+    open_file,
+    reseal,
+    seal,
+    unanswered,
+)
 from qrunner.message import Draft, Entry
 from qrunner.schedule import due_after
 from qrunner.slices import Range
@@ -205,7 +215,7 @@ class MemorySpool:
         self._place(kept, queue, "queue", due_ns)
 
     def _place(self, kept: _Kept, queue: str, area: Area, due_ns: int) -> None:
-        kept.queue, kept.area, kept.due_ns = queue, area, max(due_ns, 0)
+        kept.queue, kept.area, kept.due_ns = queue, area, due_within(due_ns)
         kept.owner, kept.token = None, ""
         for lease in self._leases:
             if area == "queue" and lease.queue == queue and lease.range.owns(kept.id):

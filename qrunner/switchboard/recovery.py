@@ -23,7 +23,7 @@ from qrunner.log import visible
 from qrunner.message import SETTLED, Entry
 from qrunner.switchboard import Claim, Recovered
 from qrunner.switchboard.disk import HIDDEN, Disk, append, rename_new
-from qrunner.switchboard.hops import Hops, move
+from qrunner.switchboard.hops import Hops, is_ours, move
 from qrunner.switchboard.index import key_of
 from qrunner.switchboard.layout import Layout
 from qrunner.switchboard.leases import HeldLease, is_explained, is_live, registry, sweep
@@ -89,10 +89,26 @@ class Recovery:
             if os.stat(path).st_mtime < self._clock.now_ns() / 1e9 - _DAY_S:
                 os.unlink(path)
 
-    def _say_once(self, path: str) -> None:
+    def _say_once(self, path: str, why: str = "") -> None:
         if path not in self._said and len(self._said) < _MEMORY:
             self._said.add(path)
-            self._log.warning("a stranger is left alone path=%s", visible(path))
+            self._log.warning("a stranger is left alone path=%s%s", visible(path), f": {why}" if why else "")
+
+    def set_aside(self, path: str, why: str) -> None:
+        """Moves a file that is no entry to ``bad``, byte for byte, under a name of its own; says so once.
+
+        One that can't be moved (a directory of somebody else's, a name that grows too long) stays, and stops nothing.
+        """
+        name = os.path.basename(path)
+        target = f"{self._layout.aside('bad', self._queue)}/{name}.{os.urandom(4).hex()}"
+        try:
+            rename_new(path, target)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._say_once(path, f"{why}; it can't be set aside: {error.strerror}")
+            return
+        self._log.error("set aside as bad path=%s: %s", visible(target), why)
 
     def _key(self, path: str, name: Name) -> bytes:
         now = self._clock.now_ns()
@@ -111,6 +127,8 @@ class Recovery:
         for name in names:
             if name.startswith(HIDDEN):
                 self._sweep_old(f"{self._hops.directory}/{name}")
+            elif not is_ours(name):
+                self._say_once(f"{self._hops.directory}/{name}")
         if all(name.startswith(HIDDEN) for name in names):
             return 0
         # Under the queue's registry lock: an intent may name parents of several ranges, and whoever comes first does it.
@@ -136,7 +154,7 @@ class Recovery:
             except FileNotFoundError:
                 continue
             except CorruptEntry as error:
-                set_aside(self._layout, self._queue, path, str(error), self._log)
+                self.set_aside(path, str(error))
                 found.bad.append(name.id)
         # All have their marks before any is moved: who comes after our own death counts the same hands.
         for step in steps:
@@ -206,17 +224,6 @@ def _key_of(path: str) -> bytes:
     name = parse_name(os.path.basename(path))
     assert name is not None
     return key_of(name.due_ns, name.id)
-
-
-def set_aside(layout: Layout, queue: str, path: str, why: str, log: logging.Logger) -> None:
-    """Moves a file that is no entry to ``bad``, byte for byte, under a name of its own; says so once."""
-    name = os.path.basename(path)
-    target = f"{layout.aside('bad', queue)}/{name}.{os.urandom(4).hex()}"
-    try:
-        rename_new(path, target)
-    except FileNotFoundError:
-        return
-    log.error("set aside as bad path=%s: %s", visible(target), why)
 
 
 def _is_place(directory: str, queue: str, text: str) -> bool:
