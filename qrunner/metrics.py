@@ -71,7 +71,7 @@ class Counters:
 def boot_id() -> str:
     """Which boot of this machine it is; times of the monotonic clock compare within one only."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
     except OSError:
         return ""
 

@@ -100,6 +100,7 @@ def reload(ctx: click.Context, wait_s: float) -> None:
     It is checked first; with an error in it nothing changes, and the exit code is 78.
     """
     config = load_config(ctx)
+    _check_access(config)
     check_imports(config)
     run = RunDir(config.site.state_dir)
     master = _master(run)
@@ -129,10 +130,11 @@ def reopen(ctx: click.Context) -> None:
 @click.pass_context
 def run(ctx: click.Context, runner: str, slice: int | None, once: bool) -> None:
     """Run one RUNNER in the foreground, without a master. Ctrl-C stops it."""
-    config = load_config(ctx)
-    index = _which_slice(config, runner, slice)
     from qrunner import child, log
 
+    config = load_config(ctx)
+    index = _which_slice(config, runner, slice)
+    _check_access(config)
     places = RunDir(config.site.state_dir)
     places.make()
     log.setup(f"runner:{runner}/{index}", path=places.log_file, stream=sys.stderr)
