@@ -6,9 +6,9 @@ table and walks every import.
 
 ::
 
-    programs   [inject]  plan  slot  watch  master  child  ctl/*
+    programs   [inject]  master/*  child  ctl/*
     jobs       runners/*
-    engine     routing  site  runner  loading  disposal  suspects  verdict  engine  batch  testing/*
+    engine     routing  site  runner  loading  engine/*  testing/*
     wings      switchboard/* | smtp/*
     values     message  format  fate  slices  schedule  match  report  config/*
     ground     errors  clock  threads  wakeup  owner  log  metrics  rundir

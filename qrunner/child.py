@@ -34,7 +34,7 @@ from qrunner.owner import become_owner
 from qrunner.rundir import RunDir
 
 if TYPE_CHECKING:
-    from qrunner.engine import Engine
+    from qrunner.engine.loop import Engine
 
 OK, DID_NOT_START, BUG, TRY_AGAIN, CONFIGURATION = 0, 1, 70, 75, 78
 _LOOK_S, _LOOK_EARLY_S, _BEAT_S = 2.0, 0.05, 10.0
@@ -111,7 +111,7 @@ def run_slice(task: Task) -> int:
     _be_nice(config.slices[task.slice].nice)
     extend_path(task.config.site.python_path)
     # Loaded here, and not above, so that a program which only asks for the exit codes does not pay for it.
-    from qrunner.batch import engine_for
+    from qrunner.engine.batch import engine_for
     from qrunner.site import Site
 
     try:

@@ -1,7 +1,7 @@
 """The base of every runner: what a site's subclass may define, and what it is given.
 
 A subclass defines ``dispose`` (or, of ``BatchRunner``, ``dispose_batch``) and returns a fate; everything else may
-be left out. The loop that drives it is ``qrunner.engine``.
+be left out. The loop that drives it is ``qrunner.engine.loop``.
 """
 
 from __future__ import annotations

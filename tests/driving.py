@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qrunner.batch import engine_for
 from qrunner.config import parse
-from qrunner.engine import Engine
+from qrunner.engine.batch import engine_for
+from qrunner.engine.loop import Engine
 from qrunner.message import Entry
 from qrunner.runner import Runner
 from qrunner.site import Site

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qrunner.master.watch import Master, living_master
 from qrunner.rundir import RunDir, is_alive
 from qrunner.site import Site
-from qrunner.watch import Master, living_master
 
 ROOT = Path(__file__).parent.parent
 Found = TypeVar("Found")

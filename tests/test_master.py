@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from qrunner.master.slot import backoff_s
+from qrunner.master.watch import lone_processes
 from qrunner.message import Entry
 from qrunner.rundir import is_alive
 from qrunner.site import Site
-from qrunner.slot import backoff_s
-from qrunner.watch import lone_processes
 from tests.sites import TinySite, tiny_site, wait_for
 
 

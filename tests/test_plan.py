@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qrunner.config import parse
-from qrunner.plan import Plan, make_plan, sweep_snapshots
+from qrunner.master.plan import Plan, make_plan, sweep_snapshots
 from qrunner.rundir import RunDir
 
 TEXT = """\

@@ -20,8 +20,8 @@ from qrunner.ctl.context import (
     say,
 )
 from qrunner.errors import ConfigError, QRunnerError
+from qrunner.master.watch import Master, Process, living_master, lone_processes
 from qrunner.rundir import RunDir, is_alive
-from qrunner.watch import Master, Process, living_master, lone_processes
 
 if TYPE_CHECKING:
     from qrunner.config import Config
@@ -138,7 +138,7 @@ def run(ctx: click.Context, runner: str, slice: int | None, once: bool) -> None:
     places = RunDir(config.site.state_dir)
     places.make()
     log.setup(f"runner:{runner}/{index}", path=places.log_file, stream=sys.stderr)
-    from qrunner.plan import prepare
+    from qrunner.master.plan import prepare
 
     prepare(config)
     ctx.exit(child.run_slice(child.Task(config, runner, index, once=once)))
@@ -195,7 +195,7 @@ def _start(ctx: click.Context, config: Config, wait_s: float, *, foreground: boo
     _check_access(config)
     check_imports(config)
     run.make()
-    from qrunner.plan import prepare
+    from qrunner.master.plan import prepare
 
     prepare(config)
     if foreground:
@@ -228,13 +228,13 @@ def _check_access(config: Config) -> None:
 
 
 def _command(ctx: click.Context) -> list[str]:
-    from qrunner.slot import PYTHON
+    from qrunner.master.slot import PYTHON
 
     return [*PYTHON, "-m", "qrunner.master", f"--config={config_path(ctx).absolute()}"]
 
 
 def _become_master(ctx: click.Context) -> None:
-    from qrunner.slot import environment
+    from qrunner.master.slot import environment
 
     # Exec'd, so that the master in the foreground is the same process as the other, without what we have loaded.
     argv = [*_command(ctx), "--foreground"]
@@ -242,7 +242,7 @@ def _become_master(ctx: click.Context) -> None:
 
 
 def _spawn(ctx: click.Context, run: RunDir) -> subprocess.Popen[bytes]:
-    from qrunner.slot import environment
+    from qrunner.master.slot import environment
 
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     log = os.open(run.log_file, flags, 0o600)

@@ -22,13 +22,13 @@ from qrunner.config import Config, RunnerConfig, load, parse
 from qrunner.ctl.context import DONE, FAILED, NOT_RUNNING, colour, config_path, load_places, say
 from qrunner.errors import QueueError
 from qrunner.log import visible
+from qrunner.master.watch import Master, Process, living_master, lone_processes
 from qrunner.metrics import read_state
 from qrunner.rundir import RunDir
 from qrunner.site import Site
 from qrunner.slices import cut
 from qrunner.smtp.health import Health
 from qrunner.switchboard import AREAS, Holder, Ref, Spool
-from qrunner.watch import Master, Process, living_master, lone_processes
 
 _STALE_S = 30.0
 _STREAK = 3

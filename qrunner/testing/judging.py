@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from qrunner.clock import Clock
 from qrunner.config import Config, RunnerConfig, SiteConfig, SliceConfig
-from qrunner.disposal import called
+from qrunner.engine.disposal import called
 from qrunner.message import Entry
 from qrunner.runner import BatchRunner, Desk, Runner
 from qrunner.site import Site

@@ -17,9 +17,9 @@ from collections.abc import Coroutine, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
-from qrunner.batch import engine_for
 from qrunner.config import Config, RunnerConfig, parse
-from qrunner.engine import Engine
+from qrunner.engine.batch import engine_for
+from qrunner.engine.loop import Engine
 from qrunner.loading import extend_path, load_class
 from qrunner.message import Entry
 from qrunner.site import Site

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qrunner.errors import CorruptEntry
+from qrunner.master.watch import living_master
 from qrunner.message import Entry
 from qrunner.site import Site
 from qrunner.switchboard import AREAS
-from qrunner.watch import living_master
 from tests.sites import TinySite, wait_for
 
 CONFIG = """\

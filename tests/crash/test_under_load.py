@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qrunner.watch import living_master
+from qrunner.master.watch import living_master
 from tests.crash.running import CountedSite, counted_site, expected, message, parts
 from tests.injecting import START
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from qrunner.master.watch import lone_processes
 from qrunner.rundir import is_alive
 from qrunner.site import Site
-from qrunner.watch import lone_processes
 from tests.sites import TinySite, tiny_site, wait_for
 
 

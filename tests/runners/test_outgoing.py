@@ -14,7 +14,7 @@ import pytest
 
 from qrunner.clock import SystemClock
 from qrunner.config import parse
-from qrunner.engine import Engine
+from qrunner.engine.loop import Engine
 from qrunner.errors import ConfigError
 from qrunner.loading import load_class
 from qrunner.message import Draft, Entry, Envelope

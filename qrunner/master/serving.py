@@ -41,11 +41,11 @@ from qrunner.clock import rfc3339
 from qrunner.config import Config, load
 from qrunner.errors import QRunnerError
 from qrunner.log import event
+from qrunner.master.plan import Plan, make_plan, prepare, sweep_snapshots
+from qrunner.master.slot import PYTHON, Slot, environment
 from qrunner.metrics import write_state
 from qrunner.owner import become_owner
-from qrunner.plan import Plan, make_plan, prepare, sweep_snapshots
 from qrunner.rundir import RunDir
-from qrunner.slot import PYTHON, Slot, environment
 
 _AFTER_GRACE_S = 5.0
 _AT_ONCE_S = 2.0
@@ -351,7 +351,3 @@ def main() -> None:
         sys.exit(serve(options.config, foreground=options.foreground))
     except (QRunnerError, OSError) as error:
         sys.exit(f"qrunner.master: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from qrunner.log import event
+from qrunner.master.plan import Job, Plan
 from qrunner.metrics import read_state
-from qrunner.plan import Job, Plan
 from qrunner.rundir import RunDir
 
 _FIRST_S, _MOST_S = 0.1, 60.0

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from qrunner.config import RunnerConfig
-from qrunner.disposal import handled
-from qrunner.engine import Engine
+from qrunner.engine.disposal import handled
+from qrunner.engine.loop import Engine
 from qrunner.errors import TemporaryFailure
 from qrunner.log import event
 from qrunner.message import Entry

@@ -17,7 +17,9 @@ from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.config import RunnerConfig
-from qrunner.disposal import fate_of
+from qrunner.engine.disposal import fate_of
+from qrunner.engine.suspects import Suspects
+from qrunner.engine.verdict import Judge, Verdict
 from qrunner.errors import LeaseHeld, TemporaryFailure
 from qrunner.format import crash_marks
 from qrunner.loading import load_function
@@ -27,9 +29,7 @@ from qrunner.metrics import Counters
 from qrunner.runner import Desk, Runner
 from qrunner.site import Site
 from qrunner.slices import cut
-from qrunner.suspects import Suspects
 from qrunner.switchboard import Claim, Lease, Recovered, Ref
-from qrunner.verdict import Judge, Verdict
 
 _LEASE_RETRY_S = 1.0
 _TROUBLE_S = (0.5, 30.0)

@@ -1,0 +1,5 @@
+"""``python -m qrunner.master``."""
+
+from qrunner.master.serving import main
+
+main()
