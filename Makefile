@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 PREFIX ?= $(if $(filter 0,$(shell id -u)),/opt/qrunner,$(HOME)/.local/share/qrunner)
 BINDIR ?= $(if $(filter 0,$(shell id -u)),/usr/local/bin,$(HOME)/.local/bin)
 TESTS  ?= tests
+# One more than two cores: many tests wait for processes of their own.
+JOBS   ?= 3
 
 BIN    = .venv/bin
 STAMP  = .venv/.complete
@@ -16,7 +18,7 @@ PYTEST = $(BIN)/python -m pytest $(PYTEST_ARGS)
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'Variables: PYTHON (builds .venv), TESTS (a file or folder), PYTEST_ARGS, QUICK=1 (bench), PREFIX and BINDIR (install)'
+	@echo 'Variables: PYTHON (builds .venv), TESTS (a file or folder), JOBS, PYTEST_ARGS, QUICK=1 (bench), PREFIX and BINDIR (install)'
 
 setup: $(STAMP) $(BIN)/qrunner-inject  ## build .venv with qrunner-ctl, qrunner-inject and the tools for development
 
@@ -37,7 +39,7 @@ run: setup  ## the default site, etc/qrunner.toml, in the foreground; Ctrl-C sto
 
 test: setup  ## the tests, the heavy ones left out
 	@tests/wants
-	@$(PYTEST) -m 'not stress' $(TESTS)
+	@$(PYTEST) -n $(JOBS) --dist loadfile -m 'not stress' $(TESTS)
 
 stress: setup  ## the heavy tests: minutes, not seconds
 	@tests/wants
