@@ -65,7 +65,12 @@ def take(directory: Path, holder: Holder) -> HeldLease:
         _tidy(directory)
         lock = _lock(directory / f"{holder.nonce}.lock", 0)
         lock.acquire()
-        _write(directory, holder)
+        try:
+            _write(directory, holder)
+        except OSError:
+            lock.release()
+            _forget(directory, holder.nonce)
+            raise
     return HeldLease(directory, holder, lock)
 
 
@@ -154,10 +159,15 @@ def _write(directory: Path, holder: Holder) -> None:
     temporary = directory / f"{HIDDEN}{holder.nonce}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        write_all(fd, [json.dumps(fields).encode()])
-    finally:
-        os.close(fd)
-    temporary.replace(directory / f"{holder.nonce}.json")
+        try:
+            write_all(fd, [json.dumps(fields).encode()])
+        finally:
+            os.close(fd)
+        temporary.replace(directory / f"{holder.nonce}.json")
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def _parse(fields: dict[str, object]) -> Holder:
