@@ -29,6 +29,7 @@ from qrunner.switchboard.disk import HIDDEN, write_all
 from qrunner.switchboard.reading import read_path
 
 _REGISTRY_S = 30.0
+_LONGEST = 1 << 16
 _NONCE = re.compile(r"[0-9a-z]{1,64}")
 
 
@@ -92,7 +93,7 @@ def read_all(directory: Path) -> list[Holder]:
             with contextlib.suppress(
                 OSError, ValueError, LookupError, TypeError, CorruptEntry, RecursionError
             ):
-                found.append(_parse(json.loads(read_path(str(directory / name)))))
+                found.append(_parse(json.loads(read_path(str(directory / name), _LONGEST))))
     return found
 
 
