@@ -153,7 +153,22 @@ class FilesLease:
                 return True
             except FileNotFoundError:
                 continue
+            except OSError:
+                # What stands in the way of an entry is everybody's trouble; a stranger that won't move is its own.
+                if self._is_entry(source, ref):
+                    raise
+                return False
         return False
+
+    def _is_entry(self, path: str, ref: Ref) -> bool:
+        try:
+            open_path(path, self.queue, Name(ref.due_ns, ref.id))
+        except FileNotFoundError:
+            return False
+        except CorruptEntry as error:
+            self._recovery.set_aside(path, str(error))
+            return False
+        return True
 
     def _give_up(self, path: str, ref: Ref) -> None:
         try:

@@ -23,7 +23,7 @@ from qrunner.errors import CorruptEntry
 from qrunner.format import LAST_DUE_NS, due_within, history_line, parse_history, ready_name
 from qrunner.switchboard.disk import Disk, append, rename_new
 from qrunner.switchboard.layout import Layout
-from qrunner.switchboard.reading import read_path
+from qrunner.switchboard.reading import LONGEST_TAIL, read_path
 
 INTENT = ".intent"
 BROKEN = ".broken"
@@ -213,7 +213,7 @@ def is_ours(name: str) -> bool:
 
 
 def _steps(intent: str) -> Sequence[Mapping[str, Any]]:
-    lines = parse_history(read_path(intent))
+    lines = parse_history(read_path(intent, LONGEST_TAIL))
     if not lines or lines[0].get("steps") != len(lines) - 1:
         raise CorruptEntry(f"the intent is not whole: {intent}")
     return lines[1:]

@@ -29,6 +29,7 @@ from qrunner.switchboard.disk import HIDDEN, write_all
 from qrunner.switchboard.reading import read_path
 
 _REGISTRY_S = 30.0
+_LONGEST = 1 << 16
 _NONCE = re.compile(r"[0-9a-z]{1,64}")
 
 
@@ -65,7 +66,12 @@ def take(directory: Path, holder: Holder) -> HeldLease:
         _tidy(directory)
         lock = _lock(directory / f"{holder.nonce}.lock", 0)
         lock.acquire()
-        _write(directory, holder)
+        try:
+            _write(directory, holder)
+        except OSError:
+            lock.release()
+            _forget(directory, holder.nonce)
+            raise
     return HeldLease(directory, holder, lock)
 
 
@@ -87,7 +93,7 @@ def read_all(directory: Path) -> list[Holder]:
             with contextlib.suppress(
                 OSError, ValueError, LookupError, TypeError, CorruptEntry, RecursionError
             ):
-                found.append(_parse(json.loads(read_path(str(directory / name)))))
+                found.append(_parse(json.loads(read_path(str(directory / name), _LONGEST))))
     return found
 
 
@@ -154,10 +160,15 @@ def _write(directory: Path, holder: Holder) -> None:
     temporary = directory / f"{HIDDEN}{holder.nonce}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        write_all(fd, [json.dumps(fields).encode()])
-    finally:
-        os.close(fd)
-    temporary.replace(directory / f"{holder.nonce}.json")
+        try:
+            write_all(fd, [json.dumps(fields).encode()])
+        finally:
+            os.close(fd)
+        temporary.replace(directory / f"{holder.nonce}.json")
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def _parse(fields: dict[str, object]) -> Holder:

@@ -9,7 +9,7 @@ import stat
 from qrunner.errors import CorruptEntry
 from qrunner.format import HEAD_SIZE, Name, Opened, lengths, open_file
 
-_LONGEST_HISTORY = 256 << 20
+LONGEST_TAIL = 256 << 20
 # What waiting can mend says nothing about the file; everything else does.
 _TRY_AGAIN = frozenset({errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.EINTR, errno.ESTALE})
 
@@ -22,14 +22,15 @@ def names_in(directory: str) -> list[str]:
         return []
 
 
-def read_path(path: str) -> bytes:
+def read_path(path: str, limit: int | None = None) -> bytes:
     """A regular file's bytes.
 
-    :raises CorruptEntry: it is no regular file, or may not be read.
+    :param limit: more bytes than that are not what was asked for; a stranger's file can be larger than our memory.
+    :raises CorruptEntry: it is no regular file, or larger, or may not be read.
     """
     fd = _opened(path)
     try:
-        return _whole(fd)
+        return _whole(fd, limit)
     finally:
         os.close(fd)
 
@@ -46,9 +47,12 @@ def _opened(path: str) -> int:
         raise CorruptEntry(f"it can't be opened: {error.strerror}") from None
 
 
-def _whole(fd: int) -> bytes:
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+def _whole(fd: int, limit: int | None = None) -> bytes:
+    about = os.fstat(fd)
+    if not stat.S_ISREG(about.st_mode):
         raise CorruptEntry("it is not a regular file")
+    if limit is not None and about.st_size > limit:
+        raise CorruptEntry(f"it is longer than {limit} bytes")
     with open(fd, "rb", buffering=0, closefd=False) as file:
         return file.read()
 
@@ -58,11 +62,10 @@ def open_path(path: str, queue: str, name: Name) -> Opened:
     fd = _opened(path)
     try:
         about = os.fstat(fd)
+        limit = None
         if stat.S_ISREG(about.st_mode):
-            # Before the rest is read: a stranger's file can be larger than our memory.
             json_len, message_len, _ = lengths(os.pread(fd, HEAD_SIZE, 0), about.st_size)
-            if about.st_size > HEAD_SIZE + json_len + message_len + _LONGEST_HISTORY:
-                raise CorruptEntry(f"a history longer than {_LONGEST_HISTORY} bytes")
-        return open_file(queue, name, _whole(fd))
+            limit = HEAD_SIZE + json_len + message_len + LONGEST_TAIL
+        return open_file(queue, name, _whole(fd, limit))
     finally:
         os.close(fd)

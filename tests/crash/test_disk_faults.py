@@ -22,7 +22,7 @@ from qrunner.switchboard.claims import FilesLease
 from qrunner.switchboard.disk import Disk
 from tests.crash.power_faults import FAULTS, FailingDisk, Fault
 from tests.crash.power_recording import files_under
-from tests.crash.power_stories import ATTEMPT, BOB, EVE, QUEUES, Site, cornered, key_of
+from tests.crash.power_stories import ATTEMPT, BOB, CORNER, EVE, QUEUES, Site, cornered, key_of
 
 MEMORY = "/dev/shm"
 FEW = tuple(fault for fault in FAULTS if fault.code in (errno.EIO, errno.EROFS))
@@ -397,3 +397,27 @@ def test_a_shift_that_failed_can_be_repeated(fault: Fault, root: Path) -> None:
             site.spool.shift(ref, area="hold", record={"what": "hold", "reason": "x"})
         more = bool(disk.failed)
         assert look(site)[0] in ({"one": [IN]}, {"one": [HELD]})
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_lease_that_can_not_be_written_down_is_not_held_and_leaves_nothing(
+    fault: Fault, root: Path
+) -> None:
+    at, more = 0, True
+    while more:
+        at += 1
+        site = Site.at(root / str(at))
+        with FailingDisk(fault, at).mounted() as disk:
+            try:
+                site.spool.lease("in", CORNER, "in", 0)
+                done = True
+            except OSError:
+                done = False
+        more = bool(disk.failed)
+        left = {
+            path.suffix for path in (root / str(at) / ".lease" / "in").iterdir() if path.stem != "registry"
+        }
+        if "unlink" not in disk.failed:
+            assert left == ({".json", ".lock"} if done else set()), disk.failed
+        if not done:
+            site.spool.lease("in", CORNER, "in", 0).release()
