@@ -28,10 +28,9 @@ def become_owner(queue_dir: Path) -> None:
     if ours == 0:
         _become(owner.st_uid, owner.st_gid)
     elif place == queue_dir:
-        raise QRunnerError(
-            f"{queue_dir} belongs to {_name(owner.st_uid)} and you are {_name(ours)}: "
-            f"run this as {_name(owner.st_uid)}, or as root, which becomes that user"
-        )
+        who = _name(owner.st_uid)
+        also = ", or as root, which becomes that user" if owner.st_uid else ""
+        raise QRunnerError(f"{queue_dir} belongs to {who} and you are {_name(ours)}: run this as {who}{also}")
 
 
 def _nearest(path: Path) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qrunner.clock import Clock
+from qrunner.config import is_queue_name
 from qrunner.errors import CorruptEntry, QueueError
 from qrunner.format import history_line, parse_name, ready_name, seal
 from qrunner.message import Draft, Entry
@@ -75,6 +76,10 @@ class FilesSpool:
         sealed = [seal(add.draft, now) for add in adds]
         staged: list[Staged] = []
         try:
+            self._check_ours()
+            # "in/../out" is a directory, and no queue.
+            if not all(is_queue_name(add.queue) for add in adds):
+                raise FileNotFoundError
             self._check_space()
             for one, add in zip(sealed, adds, strict=True):
                 name = ready_name(add.due_ns, one.id)
@@ -93,6 +98,12 @@ class FilesSpool:
             known = ", ".join(self.queues()) or "none"
             return QueueError(f"there is no queue {names} in {self.layout.root}; the queues are: {known}")
         return QueueError(f"queue {names}: {error.strerror or error}")
+
+    def _check_ours(self) -> None:
+        """What another user leaves in a queue, root too, its owner could not read."""
+        owner, ours = os.stat(self.layout.root).st_uid, os.geteuid()
+        if owner != ours:
+            raise QueueError(f"{self.layout.root} belongs to uid {owner}, and this is uid {ours}")
 
     def _check_space(self) -> None:
         if not self.min_free:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from qrunner.errors import QueueError
 from qrunner.switchboard import Lease, Ref, Spool
 from qrunner.switchboard.claims import FilesLease
 from qrunner.switchboard.files import FilesSpool
 from qrunner.testing.clock import FakeClock
-from qrunner.testing.contract import DamageContract
+from qrunner.testing.contract import DamageContract, draft
 
 
 class TestFilesSpool(DamageContract):
@@ -36,3 +38,23 @@ class TestFilesSpool(DamageContract):
     def damage(self, spool: Spool, ref: Ref) -> None:
         path = Path(ref.token)
         path.write_bytes(path.read_bytes().replace(b"world", b"w0rld"))
+
+
+@pytest.mark.parametrize("name", ["in/../out", "./in", "in/", "..", "", "IN", ".lease", "hold"])
+def test_a_directory_that_has_no_queue_s_name_takes_nothing(tmp_path: Path, name: str) -> None:
+    spool = FilesSpool(tmp_path, FakeClock(), durable=False)
+    spool.prepare(["in", "out"])
+    with pytest.raises(QueueError, match="there is no queue"):
+        spool.enqueue(name, draft())
+    assert [list(spool.peek(queue)) for queue in ("in", "out")] == [[], []]
+
+
+def test_who_is_not_the_owner_leaves_nothing_that_the_owner_could_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = FilesSpool(tmp_path, FakeClock(), durable=False)
+    spool.prepare(["in"])
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(QueueError, match="belongs to uid"):
+        spool.enqueue("in", draft())
+    assert list(spool.peek("in")) == []
