@@ -188,8 +188,11 @@ def _none(run: RunDir) -> QRunnerError:
 
 def _start(ctx: click.Context, config: Config, wait_s: float, *, foreground: bool = False) -> None:
     run = RunDir(config.site.state_dir)
-    if run.is_locked():
-        master = living_master(run)
+    master = living_master(run)
+    if master is not None and master.state == "stopping":
+        say(f"waiting for process {master.pid} to stop")
+        _await_end(master)
+    elif run.is_locked():
         say(f"already running, process {master.pid}" if master else "already running")
         return
     _check_access(config)
@@ -303,6 +306,10 @@ def _stop(run: RunDir, *, now: bool) -> None:
         _await_orphans(run)
         raise _none(run)
     os.kill(master.pid, signal.SIGQUIT if now else signal.SIGTERM)
+    _await_end(master)
+
+
+def _await_end(master: Master) -> None:
     limit = time.monotonic() + _patience_s(master)
     while is_alive(master.pid):
         if time.monotonic() > limit:

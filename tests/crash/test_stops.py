@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from qrunner.watch import living_master
 from tests.crash.running import CountedSite, counted_site, expected
-from tests.sites import wait_for
+from tests.sites import tiny_site, wait_for
 
 WEIGHTS = ["weight = 70", "weight = 71"]
 
@@ -43,8 +44,9 @@ def terminate_a_runner(site: CountedSite) -> None:
 def terminate_the_master(site: CountedSite) -> None:
     master = site.master
     os.kill(master.pid, signal.SIGTERM)
+    wait_for(lambda: (now := living_master(site.run)) is None or now.state == "stopping")
     site.ctl("start")
-    wait_for(lambda: site.master.pid != master.pid)
+    assert site.master.pid != master.pid
 
 
 def stop_now(site: CountedSite) -> None:
@@ -86,6 +88,23 @@ def stop_again_and_again(folder: Path, *, rounds: int, each: int, seed: int) -> 
 
 def test_nothing_is_shunted_doubled_or_blamed_by_stops(tmp_path: Path) -> None:
     stop_again_and_again(tmp_path, rounds=1, each=80, seed=3)
+
+
+def test_a_start_while_the_master_stops_starts_anew(tmp_path: Path) -> None:
+    """It said that one was running already, and a moment later none was."""
+    with tiny_site(tmp_path) as site:
+        site.change("tiny:Pass", "tiny:Busy")
+        site.ctl("start")
+        site.enqueue()
+        wait_for((site.code / "busy").exists)
+        before = site.master
+        os.kill(before.pid, signal.SIGTERM)
+        wait_for(lambda: site.master.state == "stopping")
+        start = site.start_ctl("start")
+        wait_for(lambda: start.stderr is not None and "waiting for process" in start.stderr.readline())
+        (site.code / "enough").touch()
+        assert start.wait(60) == 0
+        assert site.master.pid != before.pid
 
 
 @pytest.mark.stress
