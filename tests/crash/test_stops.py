@@ -87,7 +87,7 @@ def stop_again_and_again(folder: Path, *, rounds: int, each: int, seed: int) -> 
 
 
 def test_nothing_is_shunted_doubled_or_blamed_by_stops(tmp_path: Path) -> None:
-    stop_again_and_again(tmp_path, rounds=1, each=80, seed=3)
+    stop_again_and_again(tmp_path, rounds=1, each=40, seed=3)
 
 
 def test_a_start_while_the_master_stops_starts_anew(tmp_path: Path) -> None:
