@@ -67,6 +67,7 @@ class Engine:
         self._was_busy = True
         self._next_poll_ns = 0
         self._next_periodic_ns: int | None = None
+        self._periodic: asyncio.Task[None] | None = None
         self._troubled_until_ns = 0
         self._trouble_s = _TROUBLE_S[0]
 
@@ -159,10 +160,8 @@ class Engine:
             return
         self._lease.stopping()
         await self._drain()
-        try:
-            await self.runner.cleanup()
-        except Exception as error:
-            event(self.log, "cleanup failed", level=logging.ERROR, exc=error)
+        await self._end_periodic()
+        await self._call_hook(self.runner.cleanup)
         if not self._tasks:
             # A commit that hangs in the disk keeps the range for as long as this process lives.
             self._lease.release()
@@ -477,9 +476,18 @@ class Engine:
 
         self._periodic = asyncio.get_running_loop().create_task(run())
 
+    async def _end_periodic(self) -> None:
+        """Before ``cleanup``, which takes away what it may be using."""
+        if self._periodic is not None:
+            self._periodic.cancel()
+            await asyncio.wait([self._periodic], timeout=self.config.grace_s)
+
     async def _call_hook(self, hook: Callable[[], Any]) -> None:
+        task = asyncio.current_task()
         try:
             await hook()
-        except Exception as error:
+        except BaseException as error:  # SystemExit too, but for our own cancellation
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             name = getattr(hook, "__name__", "hook")
             event(self.log, f"{name} failed", level=logging.ERROR, exc=error)
