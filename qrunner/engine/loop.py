@@ -42,6 +42,7 @@ class Engine:
     """Drives one runner on one slice.
 
     ``state`` is one of ``starting waiting running stopped failed``; ``reason`` says why it is not running.
+    ``has_blamed``: a death of before is laid to entries that were in hand. ``came_up`` is called before the first claim.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class Engine:
         self.site, self.config, self.slice, self.log = site, config, slice, log
         self.clock: Clock = site.clock
         self.state, self.reason, self.since_ns = "starting", "", site.clock.now_ns()
+        self.has_blamed = False
+        self.came_up: Callable[[], None] = lambda: None
         self.counters = Counters(self.clock.monotonic_ns)
         self.range = cut([one.weight for one in config.slices])[slice]
         self.judge = Judge(site, config, log)
@@ -132,6 +135,7 @@ class Engine:
         if self.config.periodic_s is not None:
             self._next_periodic_ns = self.clock.monotonic_ns() + int(self.config.periodic_s * 1e9)
         self._become("running")
+        self.came_up()
         return True
 
     async def _take_range(self, once: bool) -> bool:
@@ -256,6 +260,7 @@ class Engine:
 
     def _learn(self, found: Recovered) -> None:
         self._suspects.accuse(found.suspects)
+        self.has_blamed = self.has_blamed or bool(found.suspects or found.shunted)
         for id in found.shunted:
             self.counters.count(failed=True)
             event(
