@@ -100,6 +100,7 @@ class Heartbeat:
             "in_hand": engine.in_hand,
             "restarts": self._task.restarts,
             "nonce": engine.nonce,
+            "has_blamed": engine.has_blamed,
             "grace_s": self._task.config.runners[self._task.runner].grace_s,
             "has_master": self._task.lifeline is not None,
         }
@@ -128,6 +129,8 @@ def run_slice(task: Task) -> int:
 
 async def _live(task: Task, engine: Engine) -> int:
     heart = Heartbeat(task, engine)
+    # At once: what is claimed next may end this process, and the master is to know whom the last death is laid to.
+    engine.came_up = heart.beat
     _listen(task, engine)
     beating = asyncio.create_task(heart.run())
     try:

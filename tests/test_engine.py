@@ -385,6 +385,55 @@ def test_periodic_comes_again_and_never_two_at_once(tmp_path: Path) -> None:
     assert most == 1
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr)
+def test_a_hook_that_would_end_the_process_stops_nothing(tmp_path: Path, error: BaseException) -> None:
+    bench = make_bench(tmp_path, 'periodic = "5ms"')
+    calls: list[str] = []
+
+    class Quits(Runner):
+        async def dispose(self, entry: Entry) -> Fate:
+            return Done()
+
+        async def idle(self) -> None:
+            calls.append("idle")
+            raise error
+
+        async def periodic(self) -> None:
+            calls.append("periodic")
+            raise error
+
+        async def cleanup(self) -> None:
+            raise error
+
+    async def story() -> None:
+        await until(lambda: calls.count("periodic") >= 2, "the second tick")
+        bench.put()
+        await until(lambda: calls.count("idle") >= 2, "the second idle")
+
+    engine = bench.engine(Quits)
+    running(engine, story)
+    assert (bench.where(), engine.state) == ({}, "stopped")
+
+
+def test_periodic_has_ended_before_cleanup(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, 'periodic = "5ms"')
+    calls: list[str] = []
+
+    class Long(Runner):
+        async def periodic(self) -> None:
+            calls.append("periodic")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                calls.append("ended")
+
+        async def cleanup(self) -> None:
+            calls.append("cleanup")
+
+    running(bench.engine(Long), lambda: until(lambda: bool(calls), "the first tick"))
+    assert calls == ["periodic", "ended", "cleanup"]
+
+
 def test_a_runner_whose_start_fails_does_not_come_up_and_claims_nothing(bench: Bench) -> None:
     bench.put()
 

@@ -42,6 +42,7 @@ class Engine:
     """Drives one runner on one slice.
 
     ``state`` is one of ``starting waiting running stopped failed``; ``reason`` says why it is not running.
+    ``has_blamed``: a death of before is laid to entries that were in hand. ``came_up`` is called before the first claim.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class Engine:
         self.site, self.config, self.slice, self.log = site, config, slice, log
         self.clock: Clock = site.clock
         self.state, self.reason, self.since_ns = "starting", "", site.clock.now_ns()
+        self.has_blamed = False
+        self.came_up: Callable[[], None] = lambda: None
         self.counters = Counters(self.clock.monotonic_ns)
         self.range = cut([one.weight for one in config.slices])[slice]
         self.judge = Judge(site, config, log)
@@ -67,6 +70,7 @@ class Engine:
         self._was_busy = True
         self._next_poll_ns = 0
         self._next_periodic_ns: int | None = None
+        self._periodic: asyncio.Task[None] | None = None
         self._troubled_until_ns = 0
         self._trouble_s = _TROUBLE_S[0]
 
@@ -131,6 +135,7 @@ class Engine:
         if self.config.periodic_s is not None:
             self._next_periodic_ns = self.clock.monotonic_ns() + int(self.config.periodic_s * 1e9)
         self._become("running")
+        self.came_up()
         return True
 
     async def _take_range(self, once: bool) -> bool:
@@ -159,10 +164,8 @@ class Engine:
             return
         self._lease.stopping()
         await self._drain()
-        try:
-            await self.runner.cleanup()
-        except Exception as error:
-            event(self.log, "cleanup failed", level=logging.ERROR, exc=error)
+        await self._end_periodic()
+        await self._call_hook(self.runner.cleanup)
         if not self._tasks:
             # A commit that hangs in the disk keeps the range for as long as this process lives.
             self._lease.release()
@@ -257,6 +260,7 @@ class Engine:
 
     def _learn(self, found: Recovered) -> None:
         self._suspects.accuse(found.suspects)
+        self.has_blamed = self.has_blamed or bool(found.suspects or found.shunted)
         for id in found.shunted:
             self.counters.count(failed=True)
             event(
@@ -477,9 +481,18 @@ class Engine:
 
         self._periodic = asyncio.get_running_loop().create_task(run())
 
+    async def _end_periodic(self) -> None:
+        """Before ``cleanup``, which takes away what it may be using."""
+        if self._periodic is not None:
+            self._periodic.cancel()
+            await asyncio.wait([self._periodic], timeout=self.config.grace_s)
+
     async def _call_hook(self, hook: Callable[[], Any]) -> None:
+        task = asyncio.current_task()
         try:
             await hook()
-        except Exception as error:
+        except BaseException as error:  # SystemExit too, but for our own cancellation
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             name = getattr(hook, "__name__", "hook")
             event(self.log, f"{name} failed", level=logging.ERROR, exc=error)

@@ -2,7 +2,8 @@
 
 Guarantees: a process that ends unasked is followed by another, for as long as the master lives. The first comes after
 a tenth of a second, and each that dies soon doubles the wait, up to a minute; one that has lived a minute begins
-anew. Times are jittered, so that a hundred slices that died of one cause do not come back in step.
+anew. A death that is laid to entries which were in hand doubles nothing: they are on their way out. Times are jittered,
+so that a hundred slices that died of one cause do not come back in step.
 
 Not guaranteed: that the process does anything. A slice whose processes do not come up, or die one after another, is
 ``failed`` for those who ask, and is tried again all the same: what was wrong may have been mended.
@@ -61,6 +62,7 @@ class Slot:
         self._since_ns = self._began_ns = 0
         self._tail = b""
         self._said = ""
+        self._may_forgive = False
 
     @property
     def failed(self) -> bool:
@@ -100,7 +102,7 @@ class Slot:
             return
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
-        self._tail, self._said = b"", ""
+        self._tail, self._said, self._may_forgive = b"", "", True
         event(_log, "runner started", runner=self.job.label, process=self.process.pid, restarts=self.restarts)
 
     def _arguments(self) -> list[str]:
@@ -137,6 +139,7 @@ class Slot:
         if self.process is None or self.process.poll() is None:
             return False
         process = self.process
+        self._forgive()
         self.read_output()
         assert process.stdout is not None
         process.stdout.close()
@@ -171,8 +174,15 @@ class Slot:
 
     def settle(self) -> None:
         """Forgets the deaths of before, once the process has lived a while. For the master to call at times."""
+        self._forgive()
         if self.process is not None and (time.monotonic_ns() - self._began_ns) / 1e9 >= _SOON_S:
             self.streak, self.never_up, self.exit, self.error = 0, False, None, ""
+
+    def _forgive(self) -> None:
+        """Takes back, once, a death that the next process lays to entries: they are on their way out."""
+        if self._may_forgive and self.streak and (self.beat() or {}).get("has_blamed"):
+            self._may_forgive = False
+            self.streak -= 1
 
     def beat(self) -> dict[str, Any] | None:
         """What the process said of itself last; None: nothing yet."""

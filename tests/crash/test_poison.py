@@ -32,6 +32,8 @@ def poison_one(folder: Path, count: int, limit_s: float) -> None:
         # The runner is up, and has died no more often than the one message takes.
         wait_for(lambda: site.pids()["in/0"] and site.pid("in/0"))
         assert [one["restarts"] for one in site.status()["runners"]] == [3, 0, 0]
+        # Those deaths were the message's: the next one would be followed by a start as soon as the first was.
+        assert max(one.streak for one in site.master.processes) <= 1
         assert [mark["alone"] for mark in crashes(entry)][1:] == [True, True]
 
 
