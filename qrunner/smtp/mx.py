@@ -16,7 +16,7 @@ import ipaddress
 import random
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, zip_longest
 
@@ -87,13 +87,13 @@ class Finder:
         self._resolver, self._dice = resolver, dice or random.Random()
 
     async def find(
-        self, domain: str, config: HostConfig, before: str | None = None
+        self, domain: str, config: HostConfig, before: Collection[str] = ()
     ) -> tuple[MailHost, ...] | Nowhere:
         """The hosts of a domain, the one to try first at the head.
 
         :param config: whose ``family``, ``source_address`` and ``allow_private`` hold.
-        :param before: a host that answered before: first among its equals, since one that puts mail off wants to see
-            it again.
+        :param before: hosts that were spoken to before: first among their equals, since one that puts mail off wants
+            to see it again.
         """
         if domain.startswith("["):
             return self._literal(domain, config)
@@ -164,14 +164,16 @@ def _listed(domain: str, answer: Answer) -> list[MailHost] | Nowhere:
     return hosts or Nowhere(f"{domain} has no mail host with a name that a host can have", "5.4.4")
 
 
-def ranked_hosts(hosts: Iterable[MailHost], dice: random.Random, before: str | None = None) -> list[MailHost]:
-    """By preference, the lowest first; equals in random order, except that ``before`` is first among its own. A host
+def ranked_hosts(
+    hosts: Iterable[MailHost], dice: random.Random, before: Collection[str] = ()
+) -> list[MailHost]:
+    """By preference, the lowest first; equals in random order, but those of ``before`` first among their own. A host
     that is named twice stands where it is wanted most."""
     best: dict[str, MailHost] = {}
     for host in hosts:
         if host.name not in best or host.preference < best[host.name].preference:
             best[host.name] = host
-    return sorted(best.values(), key=lambda host: (host.preference, host.name != before, dice.random()))
+    return sorted(best.values(), key=lambda host: (host.preference, host.name not in before, dice.random()))
 
 
 def better_than_us(hosts: Sequence[_Looked]) -> list[_Looked]:

@@ -27,6 +27,7 @@ from pathlib import Path
 from qrunner.smtp.board import WANTED_S, Change, FileBoard, Seat
 from qrunner.smtp.health import Health
 
+_FORGOTTEN_NS = 86_400 * 10**9
 _STRETCH = 1 << 14
 _HEALTH, _PROBE, _WANT = _STRETCH - 1, _STRETCH - 2, _STRETCH - 3
 _SEATS = _STRETCH - 3
@@ -60,6 +61,15 @@ class MxBoard(FileBoard):
             self._write(name, after)
         self._unwritten.pop(name, None)
         return after
+
+    def sweep(self, now_ns: int) -> None:
+        """Forgets hosts that nobody has tried for a day: mail for them, if there is any, tries them again."""
+        with contextlib.suppress(OSError):
+            for path in self._folder.glob("*.json"):
+                health = self.read(path.stem)
+                waited_ns = now_ns - path.stat().st_mtime_ns
+                if "." in path.stem and waited_ns > _FORGOTTEN_NS and not health.suspended:
+                    path.unlink(missing_ok=True)
 
     def seat(self, name: str, seats: int) -> Seat | None:
         place = _place(name)
