@@ -143,7 +143,7 @@ class Finder:
         private = config.allow_private
         kept = tuple(one for one in host.addresses if private or is_public(one))
         us = host.name == self._own_name or any(
-            is_ours(one) for one in host.addresses if not ipaddress.ip_address(one).is_loopback
+            is_ours(one) for one in host.addresses if not _bare(one).is_loopback
         )
         return _Looked(
             replace(host, addresses=kept[:ADDRESSES_MAX]), private=bool(host.addresses) and not kept, us=us
@@ -252,13 +252,16 @@ def literal_address(domain: str) -> str | None:
 
 def is_public(address: str) -> bool:
     """Whether anybody may have it: not loopback, private, link-local, multicast or reserved."""
+    found = _bare(address)
+    return found.is_global and not (found.is_multicast or found.is_reserved)
+
+
+def _bare(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address; one of IPv4 in the clothes of IPv6 is what it is."""
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv6Address):
-        # An IPv4 address in IPv6's clothes is judged as what it is.
-        inner = found.ipv4_mapped or found.sixtofour
-        if inner is not None:
-            return is_public(str(inner))
-    return found.is_global and not (found.is_multicast or found.is_reserved)
+        return found.ipv4_mapped or found.sixtofour or found
+    return found
 
 
 def is_ours(address: str) -> bool:

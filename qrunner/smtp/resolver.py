@@ -134,7 +134,11 @@ class Resolver:
         try:
             client = self._made()
             await client.resolve(
-                dns.name.root, "SOA", raise_on_no_answer=False, search=False, lifetime=_ROOT_TIMEOUT_S
+                dns.name.root,
+                "SOA",
+                raise_on_no_answer=False,
+                search=False,
+                lifetime=min(_ROOT_TIMEOUT_S, self._timeout_s),
             )
         except dns.resolver.NXDOMAIN:
             return True
