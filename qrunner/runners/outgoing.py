@@ -29,12 +29,13 @@ from qrunner.schedule import delay_s
 from qrunner.smtp.channel import Dialer
 from qrunner.smtp.client import SmtpDialer
 from qrunner.smtp.living import hosts_behind, is_living
+from qrunner.smtp.parts import deferrals, soonest
 from qrunner.smtp.pool import HostBusy, HostDown, Pool
 from qrunner.smtp.reply import Kind, Outcome
 from qrunner.smtp.session import LOST_STATUS, Delivery, Session
 
 if TYPE_CHECKING:
-    from qrunner.smtp.direct import Direct, Part
+    from qrunner.smtp.direct import Direct
     from qrunner.smtp.mx import Finder
 
 _OURS_S = 5.0
@@ -214,7 +215,7 @@ class OutgoingRunner(Runner):
         doubtful = [one for part in parts for one in part.doubtful]
         policy = direct.config.on_ambiguous
         if doubtful and policy == "hold":
-            return self._held(doubtful[0].host, failures, _deferrals(parts))
+            return self._held(doubtful[0].host, failures, deferrals(parts))
         if policy == "retry":
             waiting += doubtful
         untried = [part for part in parts if part.untried]
@@ -223,10 +224,10 @@ class OutgoingRunner(Runner):
         if self._on_down and not untried and all(part.down for part in parts if part.waiting):
             return self._past_the_dead(entry, failures, waiting)
         if not waiting:
-            return Settled(failures, _soonest(untried))
+            return Settled(failures, soonest(untried))
         first = waiting[0]
         later = Later(first.text, first.status, queue=self._defer_to, host=first.host, of=tuple(waiting))
-        return Settled(failures, later, _deferrals(parts))
+        return Settled(failures, later, deferrals(parts))
 
     def _past_the_dead(
         self, entry: Entry, failures: tuple[Failure, ...], waiting: Sequence[Failure]
@@ -337,25 +338,6 @@ def in_doubt(entry: Entry) -> tuple[str, tuple[str, ...]] | None:
                 doubtful.pop(address, None)
     owed = tuple(address for address in entry.recipients if address in doubtful)
     return (doubtful[owed[0]], owed) if owed else None
-
-
-def _deferrals(parts: Iterable[Part]) -> tuple[Mapping[str, Any], ...]:
-    """Lines of history for those whose waiting stands nowhere yet."""
-    lines: dict[tuple[str, str], list[str]] = {}
-    for part in parts:
-        for one in part.waiting:
-            if one.address not in part.noted:
-                lines.setdefault((one.host, one.text), []).append(one.address)
-    return tuple(
-        {"what": "deferred", "to": to, "host": host or None, "reply": text}
-        for (host, text), to in lines.items()
-    )
-
-
-def _soonest(parts: Sequence[Part]) -> Later:
-    """Nothing was tried: no attempt."""
-    first = min(parts, key=lambda part: part.delay_s)
-    return Later(first.untried[0].text, first.untried[0].status, first.delay_s, counts=False)
 
 
 def _wait(text: str, wait_s: float) -> Settled:

@@ -17,7 +17,7 @@ import logging
 import random
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from email.utils import format_datetime
 from typing import Protocol
 
@@ -30,6 +30,7 @@ from qrunner.smtp.lanes import LaneFull, Lanes
 from qrunner.smtp.mx import Finder, MailHost, Nowhere, domain_of, equals
 from qrunner.smtp.mxboard import MxBoard
 from qrunner.smtp.mxpool import MxPool
+from qrunner.smtp.parts import Part
 from qrunner.smtp.pool import HostBusy, HostDown
 from qrunner.smtp.reply import Outcome
 from qrunner.smtp.session import Delivery, Session, Witness
@@ -48,24 +49,6 @@ class Notes(Witness, Protocol):
 
 
 Noting = Callable[[str], Notes]
-
-
-@dataclass(slots=True)
-class Part:
-    """What became of the recipients of one domain. Who is in none of the lists got it.
-
-    :param waiting: who is to be tried again, with what they met. ``untried``: for whom nothing was tried, or nothing
-        that says anything about them; ``delay_s`` until it makes sense to come back for these.
-    :param down: every host of the domain is known to be down.
-    """
-
-    failed: list[Failure] = field(default_factory=list)
-    waiting: list[Failure] = field(default_factory=list)
-    doubtful: list[Failure] = field(default_factory=list)
-    untried: list[Failure] = field(default_factory=list)
-    noted: set[str] = field(default_factory=set)
-    delay_s: float = 0.0
-    down: bool = False
 
 
 @dataclass(frozen=True, slots=True)

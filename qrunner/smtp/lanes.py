@@ -64,7 +64,8 @@ class Lane:
             if waiter.done():
                 # The place came in the same instant.
                 self.leave()
-            waiter.cancel()
+            else:
+                self.waiters.remove(waiter)
             if isinstance(error, TimeoutError):
                 raise LaneFull(self.name, self._later_s()) from None
             raise

@@ -18,7 +18,7 @@ import dns.rdatatype
 import pytest
 
 from qrunner.config import parse
-from qrunner.engine import Engine
+from qrunner.engine.loop import Engine
 from qrunner.loading import load_class
 from qrunner.message import Draft, Entry, Envelope
 from qrunner.runners.outgoing import OutgoingRunner
