@@ -57,6 +57,8 @@ class Later:
     :param delay_s: seconds; None: the runner's schedule.
     :param counts: whether this was an attempt, which may also end the entry's lifetime.
     :param queue: where it waits; None: where it is.
+    :param of: what single recipients met, if not all met the same. Only these can come to the end of their lifetime
+        by this attempt, each with words of its own.
     """
 
     text: str
@@ -65,6 +67,7 @@ class Later:
     counts: bool = True
     queue: str | None = None
     host: str = ""
+    of: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

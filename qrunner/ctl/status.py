@@ -72,7 +72,8 @@ def gather(config: Config, master: Master | None) -> State:
         *_master_problems(master),
         *_disk_problems(config),
         *(found for one in runners for found in _runner_problems(one)),
-        *(found for one in hosts for found in _host_problems(one)),
+        # A stranger's host that is down is his problem, not the site's.
+        *(found for one in hosts if one["name"] in config.smtp for found in _host_problems(one)),
         *(_aside_problems(config, spool) if spool is not None else ()),
     ]
     for one in runners:

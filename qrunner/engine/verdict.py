@@ -10,7 +10,7 @@ import logging
 import random
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qrunner.config import RunnerConfig
@@ -173,10 +173,8 @@ class Judge:
     def _settle(self, claim: Claim, settled: Settled) -> Verdict:
         failures, later, records = settled.failures, settled.later, list(settled.records)
         if later is not None and later.counts and self._is_expired(claim.entry):
-            gone = {failure.address for failure in failures}
-            owed = tuple(address for address in claim.entry.recipients if address not in gone) or ("",)
-            failures += tuple(Failure(a, later.status, later.text, later.host, expired=True) for a in owed)
-            later = None
+            over, later = _at_the_end(claim.entry, failures, later)
+            failures += over
         records += _failure_records(failures)
         added = self._report(claim.entry, failures)
         if later is None:
@@ -222,6 +220,20 @@ class Judge:
         if draft is None:
             return ()
         return tuple(Add(part, queue, now) for queue, part in self.site.parts(site.report_queue, draft, now))
+
+
+def _at_the_end(
+    entry: Entry, failures: Sequence[Failure], later: Later
+) -> tuple[tuple[Failure, ...], Later | None]:
+    """Who is given up, since the lifetime is over; the rest goes on waiting if the attempt said nothing of it."""
+    gone = {failure.address for failure in failures}
+    owed = [address for address in entry.recipients if address not in gone]
+    if not later.of:
+        words = Failure("", later.status, later.text, later.host, expired=True)
+        return tuple(replace(words, address=address) for address in owed or [""]), None
+    over = tuple(replace(one, expired=True) for one in later.of if one.address in owed)
+    left = len(owed) > len(over)
+    return over, replace(later, counts=False, of=()) if left else None
 
 
 def _failure_records(failures: Sequence[Failure]) -> list[Mapping[str, Any]]:

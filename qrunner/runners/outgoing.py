@@ -1,6 +1,7 @@
 """The stock runner ``outgoing``: hands mail to SMTP hosts.
 
-Each slice has its host, or several, of which the living one with the most room is taken. Every recipient has an
+Each slice has its host, or several, of which the living one with the most room is taken; with ``mode = "mx"`` each
+recipient's domain has its own. Every recipient has an
 outcome of its own: who got it is written down at once and is never sent it again; 4xx waits for the same host, 5xx
 is reported, one report for all of an attempt. While no host of the slice is up, entries go on unchanged to the first
 queue of ``on_down`` that has a living host, else to the last of them, for later. Waiting for a host is no attempt.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qrunner.errors import ConfigError
 from qrunner.fate import Done, Failure, Fate, Hold, Later, Settled
@@ -28,9 +29,14 @@ from qrunner.schedule import delay_s
 from qrunner.smtp.channel import Dialer
 from qrunner.smtp.client import SmtpDialer
 from qrunner.smtp.living import hosts_behind, is_living
+from qrunner.smtp.parts import deferrals, soonest
 from qrunner.smtp.pool import HostBusy, HostDown, Pool
 from qrunner.smtp.reply import Kind, Outcome
 from qrunner.smtp.session import LOST_STATUS, Delivery, Session
+
+if TYPE_CHECKING:
+    from qrunner.smtp.direct import Direct
+    from qrunner.smtp.mx import Finder
 
 _OURS_S = 5.0
 _AT_ONCE_S = 0.1
@@ -49,6 +55,7 @@ class OutgoingRunner(Runner):
         self._defer_to: str | None = settings.get("defer_to")
         self._config = desk.site.config
         self._pool: Pool | None = None
+        self._direct: Mapping[str, Direct] = {}
 
     @property
     def pool(self) -> Pool:
@@ -60,15 +67,37 @@ class OutgoingRunner(Runner):
         """:raises ConfigError: the slice has no host that mail can be handed to."""
         if not self._hosts:
             raise ConfigError(f"runner {self.name}: slice {self.slice} has no smtp host")
-        for name in self._hosts:
-            if self._config.smtp[name].mode != "host":
-                raise ConfigError(f'smtp.{name}: mode = "mx" is not there yet: name a host')
         dialer: Dialer = self.site.dialer or SmtpDialer(self._config.site.hostname)
         self._board = dialer.board(self._config.site.state_dir / "host")
         self._pool = Pool(self._config.smtp, dialer, self._board, self.clock, self.log)
+        by_mx = [name for name in self._hosts if self._config.smtp[name].mode == "mx"]
+        finder = dialer.finder() if by_mx else None
+        if finder is not None:
+            self._direct = {name: self._direct_by(name, dialer, finder) for name in by_mx}
+
+    def _direct_by(self, name: str, dialer: Dialer, finder: Finder) -> Direct:
+        # Here, so that sites whose hosts have names do not pay for it.
+        from qrunner.smtp.direct import Direct
+        from qrunner.smtp.mxboard import MxBoard
+
+        board = MxBoard(self._config.site.state_dir / "host")
+        board.lay_out()
+        return Direct(
+            self._config.smtp[name],
+            dialer,
+            finder,
+            board,
+            self.clock,
+            self.log,
+            hostname=self._config.site.hostname,
+            concurrency=self.desk.slice_config.concurrency,
+            names=self._config.smtp,
+        )
 
     async def cleanup(self) -> None:
         """Takes leave of the hosts."""
+        for direct in self._direct.values():
+            await direct.close()
         if self._pool is not None:
             await self._pool.close()
 
@@ -80,7 +109,7 @@ class OutgoingRunner(Runner):
         if doubt is None:
             return await self._deliver(entry, entry.recipients)
         host, addresses = doubt
-        policy = self._policy(host)
+        policy = self.policy(host)
         if policy == "hold":
             return Hold(f"{host} may have taken it for {', '.join(addresses)}: its reply was lost")
         if policy == "retry":
@@ -89,8 +118,10 @@ class OutgoingRunner(Runner):
         owed = [address for address in entry.recipients if address not in addresses]
         return await self._deliver(entry, owed) if owed else Settled(reason="assumed to have arrived")
 
-    def _policy(self, host: str) -> str:
-        config = self._config.smtp.get(host)
+    def policy(self, host: str) -> str:
+        """What ``on_ambiguous`` says of a host, which may be one that was found in the DNS."""
+        found = (direct.config for direct in self._direct.values())
+        config = self._config.smtp.get(host) or next(found, None)
         return config.on_ambiguous if config is not None else "retry"
 
     def _after_doubt(self, entry: Entry, host: str) -> Settled:
@@ -137,6 +168,8 @@ class OutgoingRunner(Runner):
 
     async def _over(self, name: str, entry: Entry, recipients: Sequence[Recipient]) -> Fate | Settled:
         """:raises HostDown, HostBusy, OSError: nobody was delivered to."""
+        if name in self._direct:
+            return await self._to_their_own(self._direct[name], entry, recipients)
         notes = _Notes(self, entry, name)
         delivery = await self._session(notes, recipients, fresh=False)
         if delivery.stale:
@@ -171,6 +204,38 @@ class OutgoingRunner(Runner):
         return Settled(
             failures, Later(first.text, first.status, queue=self._defer_to, host=host.name), records
         )
+
+    async def _to_their_own(
+        self, direct: Direct, entry: Entry, recipients: Sequence[Recipient]
+    ) -> Fate | Settled:
+        """Each recipient to its domain's hosts."""
+        parts = await direct.deliver(entry, recipients, lambda host: _Notes(self, entry, host))
+        failures = tuple(one for part in parts for one in part.failed)
+        waiting = [one for part in parts for one in part.waiting]
+        doubtful = [one for part in parts for one in part.doubtful]
+        policy = direct.config.on_ambiguous
+        if doubtful and policy == "hold":
+            return self._held(doubtful[0].host, failures, deferrals(parts))
+        if policy == "retry":
+            waiting += doubtful
+        untried = [part for part in parts if part.untried]
+        if not (waiting or untried):
+            return Settled(failures)
+        if self._on_down and not untried and all(part.down for part in parts if part.waiting):
+            return self._past_the_dead(entry, failures, waiting)
+        if not waiting:
+            return Settled(failures, soonest(untried))
+        first = waiting[0]
+        later = Later(first.text, first.status, queue=self._defer_to, host=first.host, of=tuple(waiting))
+        return Settled(failures, later, deferrals(parts))
+
+    def _past_the_dead(
+        self, entry: Entry, failures: tuple[Failure, ...], waiting: Sequence[Failure]
+    ) -> Fate | Settled:
+        """All who wait have no host that is up: by ``on_down``."""
+        if failures:
+            return Settled(failures, Later(waiting[0].text, delay_s=_AT_ONCE_S, counts=False))
+        return self._away(entry, unchanged=len(waiting) == len(entry.recipients))
 
     def _held(
         self, host: str, failures: tuple[Failure, ...], records: tuple[Mapping[str, Any], ...]
@@ -218,7 +283,7 @@ class _Notes:
             await self._kept(record)
             self._tell(record)
         doubtful = [one.address for one in outcomes if one.kind == "ambiguous"]
-        if doubtful and self._runner.site.config.smtp[self.host].on_ambiguous == "assume":
+        if doubtful and self._runner.policy(self.host) == "assume":
             await self.assumed(doubtful)
 
     async def assumed(self, addresses: Sequence[str]) -> None:

@@ -6,14 +6,17 @@ only what stands here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qrunner.config import HostConfig
 from qrunner.smtp.board import Board
 from qrunner.smtp.reply import Reply
 from qrunner.smtp.wire import Offer
+
+if TYPE_CHECKING:
+    from qrunner.smtp.mx import Finder
 
 BeforeDot = Callable[[], Awaitable[None]]
 
@@ -71,9 +74,10 @@ class Channel(Protocol):
 class Dialer(Protocol):
     """Makes connections."""
 
-    async def dial(self, host: HostConfig) -> Channel:
+    async def dial(self, host: HostConfig, at: Sequence[str] = ()) -> Channel:
         """A connection that is ready: greeted, encrypted and authenticated as configured.
 
+        :param at: addresses that the host was found to have, to be tried in turn; none: its name is looked up.
         :raises HostFailure: there is none to be had now.
         :raises OSError: this machine is at fault (no file descriptors left), not the host.
         """
@@ -81,4 +85,8 @@ class Dialer(Protocol):
 
     def board(self, folder: Path) -> Board:
         """Where the health of the hosts is written up: in this folder, or in memory."""
+        ...
+
+    def finder(self) -> Finder | None:
+        """Who finds the hosts of a domain; None: whatever a host of mode ``mx`` is given, it takes itself."""
         ...

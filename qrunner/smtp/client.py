@@ -16,7 +16,9 @@ import asyncio
 import errno
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiosmtplib import SMTPException, SMTPResponse
 from aiosmtplib.auth import auth_login_encode, auth_plain_encode
@@ -29,6 +31,9 @@ from qrunner.smtp.board import Board, FileBoard
 from qrunner.smtp.channel import BeforeDot, HostFailure, Lost
 from qrunner.smtp.reply import Reply
 from qrunner.smtp.wire import Offer
+
+if TYPE_CHECKING:
+    from qrunner.smtp.mx import Finder
 
 PIECE = 64 << 10
 _QUIT_S = 5.0
@@ -199,31 +204,52 @@ class SmtpDialer:
     """Makes real connections.
 
     :param hostname: what we call ourselves in EHLO (RFC 5321 section 4.1.1.1).
+    :param finder: who finds the hosts of domains; None: the name servers of this machine are asked.
     """
 
-    def __init__(self, hostname: str) -> None:
+    def __init__(self, hostname: str, finder: Finder | None = None) -> None:
         self._hostname = hostname.encode("idna") if not hostname.isascii() else hostname.encode()
+        self._finder = finder
 
     def board(self, folder: Path) -> Board:
         board = FileBoard(folder)
         board.lay_out()
         return board
 
-    async def dial(self, host: HostConfig) -> SmtpChannel:
+    def finder(self) -> Finder:
+        if self._finder is None:
+            # Here, so that sites whose hosts have names do not pay for it.
+            from qrunner.smtp.mx import Finder
+            from qrunner.smtp.resolver import Resolver
+
+            self._finder = Finder(self._hostname.decode(), Resolver())
+        return self._finder
+
+    async def dial(self, host: HostConfig, at: Sequence[str] = ()) -> SmtpChannel:
+        *others, last = at or (host.host,)
+        for address in others:
+            try:
+                return await self._reach(host, address)
+            except HostFailure:
+                continue
+        return await self._reach(host, last)
+
+    async def _reach(self, host: HostConfig, address: str) -> SmtpChannel:
         try:
-            return await self._dial(host, tls=host.tls)
+            return await self._dial(host, address, tls=host.tls)
         except _Handshake as error:
             if host.tls != "may" or host.username is not None:
                 raise
             # Mail that need not be secret goes in plain to a host whose TLS is broken (RFC 7435).
             try:
-                return await self._dial(host, tls="none")
+                return await self._dial(host, address, tls="none")
             except HostFailure as second:
                 raise second from error
 
-    async def _dial(self, host: HostConfig, tls: str) -> SmtpChannel:
+    async def _dial(self, host: HostConfig, address: str, tls: str) -> SmtpChannel:
         context = None if tls == "none" else await asyncio.to_thread(_context, host)
-        channel = SmtpChannel(await _connected(host, context if tls == "implicit" else None), host)
+        protocol = await _connected(host, address, context if tls == "implicit" else None)
+        channel = SmtpChannel(protocol, host)
         try:
             await self._open(channel, host, tls, context)
         except Lost as error:
@@ -279,13 +305,13 @@ def _expect(reply: Reply, what: str) -> None:
         raise HostFailure(f"{what}: {reply}", slow=slow)
 
 
-async def _connected(host: HostConfig, context: ssl.SSLContext | None) -> _Attentive:
+async def _connected(host: HostConfig, address: str, context: ssl.SSLContext | None) -> _Attentive:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(host.connect_timeout_s):
             _, protocol = await loop.create_connection(
                 lambda: _Attentive(loop),
-                host.host,
+                address,
                 host.port,
                 family=_FAMILIES.get(host.family, socket.AF_UNSPEC),
                 local_addr=(host.source_address, 0) if host.source_address else None,
@@ -293,12 +319,17 @@ async def _connected(host: HostConfig, context: ssl.SSLContext | None) -> _Atten
                 server_hostname=host.host if context else None,
             )
     except TimeoutError as error:
-        raise HostFailure(f"connect to {host.host}:{host.port}: timed out") from error
+        raise HostFailure(f"connect to {_place(host, address)}: timed out") from error
     except (OSError, ValueError, UnicodeError) as error:
         if isinstance(error, OSError) and error.errno in _OUR_FAULT:
             raise
-        raise HostFailure(f"connect to {host.host}:{host.port}: {error}") from error
+        raise HostFailure(f"connect to {_place(host, address)}: {error}") from error
     return protocol
+
+
+def _place(host: HostConfig, address: str) -> str:
+    named = "" if address in (host.host, host.name.strip("[]")) else f"[{address}]"
+    return f"{host.host}{named}:{host.port}"
 
 
 def _context(host: HostConfig) -> ssl.SSLContext:

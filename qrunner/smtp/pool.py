@@ -20,7 +20,7 @@ from qrunner.config import HostConfig
 from qrunner.smtp import health as h
 from qrunner.smtp.berth import Berth, Loan, Waiter
 from qrunner.smtp.board import Board, Change, Seat
-from qrunner.smtp.channel import Dialer, HostFailure
+from qrunner.smtp.channel import Channel, Dialer, HostFailure
 from qrunner.smtp.health import Health
 from qrunner.smtp.session import Delivery
 
@@ -181,7 +181,7 @@ class Pool:
     async def _dial(self, berth: Berth, seat: Seat) -> Loan:
         berth.in_use += 1
         try:
-            channel = await self._dialer.dial(berth.host)
+            channel = await self._reach(berth.host)
         except BaseException:
             seat.release()
             raise
@@ -189,20 +189,27 @@ class Pool:
             berth.in_use -= 1
         return Loan(channel, seat, self._now_s())
 
+    async def _reach(self, host: HostConfig) -> Channel:
+        return await self._dialer.dial(host)
+
     async def _after_failure(self, berth: Berth, error: HostFailure, failures: int) -> None:
         """Returns if it is worth another try at once. :raises HostDown, HostBusy: it is not."""
-        name = berth.host.name
+        health = self._counted(berth, error)
         if error.slow:
-            self._change(name, lambda health: h.slowed(health, error.text, berth.in_use + 1))
             if berth.in_use == 0:
                 raise HostBusy(error.text, _SLOW_S * (1 + random.random())) from error
             berth.full_until_s = self._now_s() + _LOOK_S
             return
-        health = self._failed(berth, error)
         if not health.is_up:
             raise HostDown(health) from error
         if failures >= berth.host.failures_to_open:
             raise HostBusy(error.text, _SLOW_S * (1 + random.random())) from error
+
+    def _counted(self, berth: Berth, error: HostFailure) -> Health:
+        if not error.slow:
+            return self._failed(berth, error)
+        in_use = berth.in_use + 1
+        return self._change(berth.host.name, lambda health: h.slowed(health, error.text, in_use))
 
     def _failed(self, berth: Berth, error: HostFailure) -> Health:
         now_ns, dice = self._clock.now_ns(), random.random()

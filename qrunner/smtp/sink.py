@@ -14,7 +14,7 @@ channels to it. ``qrunner.smtp.sinkserver`` puts it behind a port.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -222,7 +222,10 @@ class SinkDialer:
     def board(self, folder: Path) -> Board:
         return MemoryBoard(self._board)
 
-    async def dial(self, host: HostConfig) -> SinkChannel:
+    def finder(self) -> None:
+        """A sink that plays a host of mode ``mx`` takes the mail of every domain."""
+
+    async def dial(self, host: HostConfig, at: Sequence[str] = ()) -> SinkChannel:
         sink = self._sinks[host.name]
         if sink.down:
             raise HostFailure(f"connect to {host.name}: refused")

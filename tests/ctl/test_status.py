@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from qrunner.site import Site
+from qrunner.smtp.mxboard import MxBoard
 from tests.sites import TinySite, tiny_site, wait_for
 
 RUNNER = "name slice slices weight range queue node state pid restarts heartbeat_age_s processed failed rate_1m suspended"
@@ -57,6 +59,17 @@ def test_what_waits_for_a_person_is_a_problem_and_what_is_held_is_none(site: Tin
     (problem,) = site.status(1)["problems"]
     assert list(problem) == ["what", "where", "since", "hint"]
     assert (problem["where"], problem["what"]) == ("shunt/out", "1 set aside, for a person to look at")
+
+
+def test_a_host_found_by_mx_that_is_down_is_shown_and_is_no_problem(site: TinySite) -> None:
+    site.change("[runner.in]", '[smtp.direct]\nmode = "mx"\n\n[runner.in]')
+    site.ctl("start")
+    board = MxBoard(Site.load(site.config).config.site.state_dir / "host")
+    board.lay_out()
+    board.change("mx.far.example", lambda health: replace(health, state="down", last_error="refused"))
+    state = site.status(0)
+    assert [(one["name"], one["state"]) for one in state["hosts"]] == [("mx.far.example", "down")]
+    assert state["problems"] == []
 
 
 def test_people_get_a_table_without_colour_where_there_is_no_terminal(site: TinySite) -> None:

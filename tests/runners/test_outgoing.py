@@ -15,7 +15,6 @@ import pytest
 from qrunner.clock import SystemClock
 from qrunner.config import parse
 from qrunner.engine.loop import Engine
-from qrunner.errors import ConfigError
 from qrunner.loading import load_class
 from qrunner.message import Draft, Entry, Envelope
 from qrunner.runners.outgoing import OutgoingRunner, in_doubt
@@ -466,16 +465,6 @@ def test_a_stop_after_it_leaves_a_doubt_and_no_attempt() -> None:
     assert [line["what"] for line in entry.history] == ["sending", "ambiguous"]
     assert entry.attempts == 0
     assert in_doubt(entry) == ("mta1", ("b@x.example",))
-
-
-def test_mx_is_refused_with_the_host_named() -> None:
-    async def start() -> None:
-        toml = ALONE.replace('smtp = "mta1"', 'smtp = "direct"') + '[smtp.direct]\nmode = "mx"\n'
-        async with bench(toml):
-            pass
-
-    with pytest.raises(ConfigError, match=r"smtp\.direct"):
-        asyncio.run(start())
 
 
 def test_a_doubt_is_dealt_with_by_what_follows_it() -> None:

@@ -1,0 +1,171 @@
+"""The board for hosts that are found in the DNS: there may be a hundred thousand, so one that is well has no file.
+
+::
+
+    var/host/NAME.json     health, of a host that is not well
+    var/host/.mx           a file of no bytes; who holds a lock on byte N of it has seat N
+
+Every host has a stretch of bytes, found by its name: a seat for each connection, one for the probe, one for who
+changes its health, one for who waits for a seat.
+
+Guarantees: as of the board that it derives from. Locks belong to the open file and end with the process. Not
+guaranteed: that two hosts never share a stretch; of a million, one pair does with a chance of one in a hundred, and
+then shares its seats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from hashlib import sha1
+from pathlib import Path
+
+from qrunner.smtp.board import WANTED_S, Change, FileBoard, Seat
+from qrunner.smtp.health import Health
+
+_FORGOTTEN_NS = 86_400 * 10**9
+_STRETCH = 1 << 14
+_HEALTH, _PROBE, _WANT = _STRETCH - 1, _STRETCH - 2, _STRETCH - 3
+_SEATS = _STRETCH - 3
+# l_type, l_whence, l_start, l_len, l_pid of struct flock where a file's size has 64 bits.
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+class MxBoard(FileBoard):
+    """The board in a folder, for hosts of any number."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._bytes = _Bytes(folder / ".mx")
+
+    def change(self, name: str, change: Change) -> Health:
+        try:
+            with self._bytes.alone(_place(name) + _HEALTH):
+                return self._changed(name, change)
+        except OSError:
+            after = change(self.read(name))
+            self._unwritten[name] = after
+            return after
+
+    def _changed(self, name: str, change: Change) -> Health:
+        before = self.read(name)
+        after = change(before)
+        if _is_well(after):
+            (self._folder / f"{name}.json").unlink(missing_ok=True)
+            self._known.pop(name, None)
+        elif after != before or name in self._unwritten:
+            self._write(name, after)
+        self._unwritten.pop(name, None)
+        return after
+
+    def sweep(self, now_ns: int) -> None:
+        """Forgets hosts that nobody has tried for a day: mail for them, if there is any, tries them again."""
+        with contextlib.suppress(OSError):
+            for path in self._folder.glob("*.json"):
+                health = self.read(path.stem)
+                waited_ns = now_ns - path.stat().st_mtime_ns
+                if "." in path.stem and waited_ns > _FORGOTTEN_NS and not health.suspended:
+                    path.unlink(missing_ok=True)
+
+    def seat(self, name: str, seats: int) -> Seat | None:
+        place = _place(name)
+        for number in range(min(seats, _SEATS)):
+            if self._bytes.take(place + number):
+                return _ByteSeat(self._bytes, place + number, number)
+        return None
+
+    def probe(self, name: str) -> Seat | None:
+        place = _place(name) + _PROBE
+        return _ByteSeat(self._bytes, place, 0) if self._bytes.take(place) else None
+
+    def want(self, name: str) -> None:
+        place = _place(name) + _WANT
+        if self._bytes.take(place):
+            asyncio.get_running_loop().call_later(WANTED_S, self._bytes.give, place)
+
+    def wanted(self, name: str) -> bool:
+        return self._bytes.is_taken_by_others(_place(name) + _WANT)
+
+
+def _is_well(health: Health) -> bool:
+    """Whether forgetting it would be no loss."""
+    return health.is_spotless and not health.suspended
+
+
+def _place(name: str) -> int:
+    """Where the host's stretch begins: 2 to the power of 46 of them."""
+    number = int.from_bytes(sha1(name.encode(), usedforsecurity=False).digest()[:8], "big")
+    return (number >> 18) * _STRETCH
+
+
+class _ByteSeat:
+    """A byte that is held."""
+
+    def __init__(self, locks: _Bytes, place: int, number: int) -> None:
+        self._locks, self._place, self.number = locks, place, number
+
+    def release(self) -> None:
+        self._locks.give(self._place)
+
+
+class _Bytes:
+    """Locks on single bytes of a file (``F_OFD_SETLK``): between processes the kernel's, within one a set."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._mine: set[int] = set()
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def take(self, place: int) -> bool:
+        """Whether it is ours now; what we hold already can't be taken again."""
+        if place in self._mine or not self._locked(fcntl.F_OFD_SETLK, place):
+            return False
+        self._mine.add(place)
+        return True
+
+    def give(self, place: int) -> None:
+        """Gives it up; twice is as good as once."""
+        if place in self._mine:
+            self._mine.discard(place)
+            fcntl.fcntl(self._file(), fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, place))
+
+    def is_taken_by_others(self, place: int) -> bool:
+        """Whether another process holds it."""
+        try:
+            found = fcntl.fcntl(self._file(), fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, place))
+        except OSError:
+            return False
+        return int(_FLOCK.unpack(found)[0]) != fcntl.F_UNLCK
+
+    @contextlib.contextmanager
+    def alone(self, place: int) -> Iterator[None]:
+        """Waits for it. Who holds it does so for a read and a rename; the event loop waits meanwhile."""
+        fcntl.fcntl(self._file(), fcntl.F_OFD_SETLKW, _flock(fcntl.F_WRLCK, place))
+        try:
+            yield
+        finally:
+            fcntl.fcntl(self._file(), fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, place))
+
+    def _locked(self, command: int, place: int) -> bool:
+        try:
+            fcntl.fcntl(self._file(), command, _flock(fcntl.F_WRLCK, place))
+        except BlockingIOError:
+            return False
+        return True
+
+    def _file(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return self._descriptor
+
+
+def _flock(kind: int, place: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, place, 1, 0)
