@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qrunner.watch import living_master
+from qrunner.master.watch import living_master
 from tests.crash.running import CountedSite, counted_site, expected
 from tests.sites import tiny_site, wait_for
 

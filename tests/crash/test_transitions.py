@@ -54,7 +54,8 @@ def test_a_death_at_any_call_neither_loses_nor_doubles(stage: Stage, name: str, 
     for point in points(clean.calls):
         stage.fill(transition)
         death = stage.die_in(transition.begin, point, eager=eager)
-        assert death.returned is (point is None), "the run was not like the one before"
+        # Of two entries that lie in one directory, it is synced once: such a run is over before its last point.
+        assert death.returned is (point is None or len(death.calls) <= point.at)
         judge(transition, stage, returned=death.returned)
     stage.sweep()
 
