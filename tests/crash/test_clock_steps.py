@@ -16,7 +16,7 @@ import pytest
 
 from qrunner import Entry, Fate, Runner, TemporaryFailure
 from qrunner.config import parse
-from qrunner.engine import Engine
+from qrunner.engine.loop import Engine
 from qrunner.site import Site
 from qrunner.testing.clock import FakeClock
 from tests.driving import SITE, Bench, until
