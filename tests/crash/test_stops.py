@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-
 from qrunner.watch import living_master
+
 from tests.crash.running import CountedSite, counted_site, expected
 from tests.sites import tiny_site, wait_for
 
