@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -374,6 +376,27 @@ async def test_a_host_on_loopback_is_refused_unless_that_is_configured(one: Benc
     assert one.report().count("Status: 5.4.4\n") == 2
 
 
+@pytest.mark.parametrize("family", ["any", "ipv6"])
+def test_a_host_is_reached_over_ipv6(family: str) -> None:
+    @on(more=f'family = "{family}"')
+    async def test(one: Bench) -> None:
+        async with SinkServer(Sink("six"), "::1", one.port) as six:
+            one.dns.add("a.example. MX 10 mx6.example.", "mx6.example. AAAA ::1", "mx6.example. A 127.0.0.9")
+            one.send("x@a.example", "y@[IPv6:::1]")
+            await one.settle()
+            assert {got.recipients for got in six.sink.messages} == {("x@a.example",), ("y@[IPv6:::1]",)}
+
+    test()
+
+
+@on(more='family = "ipv4"')
+async def test_a_host_without_an_address_of_the_family_is_passed_over(one: Bench) -> None:
+    one.dns.add("a.example. MX 10 mx6.example.", "mx6.example. AAAA ::1", "a.example. MX 20 mx2.example.")
+    one.send("x@a.example")
+    await one.settle()
+    assert one.got(2) == [("x@a.example",)]
+
+
 @on()
 async def test_an_address_literal_is_delivered_to(one: Bench) -> None:
     one.send("x@[127.0.0.2]")
@@ -588,6 +611,11 @@ async def _hanging(host: str, port: int) -> AsyncIterator[list[asyncio.StreamWri
         for writer in reached:
             writer.close()
         server.close()
+
+
+def test_a_site_without_mx_does_not_load_what_asks_the_dns() -> None:
+    program = "import sys, qrunner.runners.outgoing; assert not [one for one in sys.modules if one == 'dns']"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_sink_that_plays_the_host_takes_the_mail_of_every_domain() -> None:
