@@ -165,7 +165,7 @@ def postfix(root: Path, text: str = "", *, main: str = "") -> Iterator[Postfix]:
     for command in re.findall(r"\(Then: (.*)\)$", text, re.MULTILINE):
         environment = {**ENVIRONMENT, "MAIL_CONFIG": str(mta.configuration)}
         subprocess.run(["sh", "-c", command], env=environment, check=True)
-    _control(mta, "start")
+    _start(mta)
     try:
         until(lambda: _listens(mta.port), mta.log)
         yield mta
@@ -194,10 +194,21 @@ def _lay_down(mta: Postfix, sections: dict[Path, str]) -> None:
         path.write_text(lines)
 
 
-def _control(mta: Postfix, verb: str) -> None:
-    command = ["postfix", "-c", str(mta.configuration), verb]
+QUEUES = "active bounce corrupt defer deferred flush hold incoming private saved trace".split()
+
+
+def _start(mta: Postfix) -> None:
+    """Starts it. Its queue's directories are laid out before: `postfix start` makes them and looks through them in one
+    go, and on a busy machine it has been seen to look before they were its own."""
+    for name in QUEUES:
+        (mta.root / "spool" / name).mkdir(mode=0o700, exist_ok=True)
+        shutil.chown(mta.root / "spool" / name, "postfix")
+    command = ["postfix", "-c", str(mta.configuration), "start"]
     result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr + mta.log()
+    spool = subprocess.run(
+        ["ls", "-la", mta.root / "spool"], capture_output=True, text=True, check=True
+    ).stdout
+    assert result.returncode == 0, result.stdout + result.stderr + mta.log() + spool
 
 
 def _listens(port: int) -> bool:
