@@ -194,7 +194,19 @@ def _lay_down(mta: Postfix, sections: dict[Path, str]) -> None:
         path.write_text(lines)
 
 
-QUEUES = ["active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "saved", "trace"]
+QUEUES = [
+    "active",
+    "bounce",
+    "corrupt",
+    "defer",
+    "deferred",
+    "flush",
+    "hold",
+    "incoming",
+    "private",
+    "saved",
+    "trace",
+]
 
 
 def _start(mta: Postfix) -> None:
