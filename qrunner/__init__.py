@@ -10,8 +10,8 @@ table and walks every import.
     jobs       runners/*
     engine     routing  site  runner  loading  engine/*  testing/*
     wings      switchboard/* | smtp/*
-    values     message  format  fate  slices  schedule  match  report  config/*
-    ground     errors  clock  threads  wakeup  owner  log  metrics  rundir
+    values     message  format  fate  slices  schedule  match  bounce  report  verp  config/*
+    ground     errors  clock  threads  wakeup  owner  log  metrics  rundir  tally
 
 Exceptions, each with its reason: none.
 

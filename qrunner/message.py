@@ -28,6 +28,7 @@ OURS = "qrunner."
 SETTLED = frozenset({"delivered", "failed", "expired"})
 
 _FIELD_NAME = re.compile(r"[!-9;-~]+\Z")
+_RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _BREAKS = re.compile(r"[\r\n\0]")
 
 
@@ -262,10 +263,13 @@ def header_block(message: bytes) -> bytes:
     """The message's headers, up to the empty line (RFC 5322 section 2.1), whatever ends its lines."""
     if message.startswith((b"\n", b"\r\n")):
         return b""
-    if message.startswith((b"\n", b"\r\n")):
-        return b""
     ends = [at for at in (message.find(b"\n\n"), message.find(b"\n\r\n")) if at >= 0]
     return message[: min(ends) + 1] if ends else message
+
+
+def received_count(message: bytes) -> int:
+    """How many hosts have passed it on, as their ``Received:`` lines say (RFC 5321 section 6.3)."""
+    return len(_RECEIVED.findall(header_block(message)))
 
 
 def _first_header(message: bytes, name: str) -> bytes | None:

@@ -12,8 +12,8 @@ ORCPT on.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from hashlib import sha1
 from typing import Literal
@@ -29,18 +29,35 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
 _STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
 
-_WORDS: dict[Action, tuple[str, str, str]] = {
-    "failed": (
-        "Undelivered mail returned to sender",
-        "Your message could not be delivered to:",
-        "It was given up for these recipients and will not be tried again.",
-    ),
-    "delayed": (
-        "Delayed mail (still being tried)",
-        "Your message could not yet be delivered to:",
-        "It will be tried again; you need not send it again.",
-    ),
+_SUBJECT: Mapping[Action, str] = {
+    "failed": "Undelivered mail returned to sender",
+    "delayed": "Delayed mail (still being tried)",
 }
+_OPENING: Mapping[Action, str] = {
+    "failed": "could not be delivered to:",
+    "delayed": "could not yet be delivered to:",
+}
+_CLOSING: Mapping[Action, str] = {
+    "failed": "It was given up for these recipients and will not be tried again.",
+    "delayed": "It will be tried again; you need not send it again.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a report says beside the failures.
+
+    :param hostname: ours, for Reporting-MTA and Message-ID.
+    :param now_ns: nanoseconds since 1970, for the date.
+    :param retry_until_ns: of a delay, when it will be given up.
+    :param left_out: of an address, how many failures were not reported since the last one that was.
+    """
+
+    hostname: str
+    now_ns: int
+    action: Action = "failed"
+    retry_until_ns: int | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def wanted(entry: Entry, failures: Iterable[Failure], action: Action = "failed") -> tuple[Failure, ...]:
@@ -59,6 +76,42 @@ def _asks_for(notify: str, keyword: str) -> bool:
     return not notify or keyword in notify.upper().replace(" ", "").split(",")
 
 
+def is_last_word(entry: Entry, postmaster: str) -> bool:
+    """Whether the entry is a report to the postmaster, from here or from another process of ours: by its envelope, or,
+    where an alias has changed that, by its headers. A failure of it is told nobody, or reports would go in circles."""
+    if entry.sender:
+        return False
+    to = postmaster.lower()
+    if [address.lower() for address in entry.envelope.addresses] == [to]:
+        return True
+    is_automatic = (entry.header("auto-submitted") or "no").lower() != "no"
+    return is_automatic and (entry.header("to") or "").lower() == to
+
+
+def audience(
+    entry: Entry,
+    failures: Iterable[Failure],
+    *,
+    report: str,
+    postmaster: str,
+    action: Action = "failed",
+) -> tuple[str, tuple[Failure, ...]]:
+    """Who is to hear of failures of one attempt, and of which of them; of none: nobody.
+
+    :param report: ``sender``, ``postmaster`` or ``none``, as configured. The postmaster hears of every failure,
+        whatever NOTIFY says. What the null sender has sent is mostly a report itself: if that fails the postmaster
+        hears of it, unless it was for him.
+    """
+    told = tuple(failures)
+    if report == "none" or (not entry.sender and (action == "delayed" or is_last_word(entry, postmaster))):
+        return "", ()
+    if not entry.sender or report == "postmaster":
+        return postmaster, tuple(
+            one for one in told if entry.sender or one.address.lower() != postmaster.lower()
+        )
+    return entry.sender, wanted(entry, told, action)
+
+
 def report_on(
     entry: Entry,
     failures: Iterable[Failure],
@@ -71,42 +124,27 @@ def report_on(
 ) -> Draft | None:
     """The report that a runner owes for failures of one attempt, or None if nobody is to hear of them.
 
-    :param report: ``sender``, ``postmaster`` or ``none``, as configured. The postmaster hears of every failure,
-        whatever NOTIFY says, but of no message of the null sender: it may be a report that could not reach him.
+    Who hears is told by ``audience``.
     """
-    told = tuple(failures) if report == "postmaster" and entry.sender else wanted(entry, failures, action)
-    if report == "none" or not told:
-        return None
-    to = postmaster if report == "postmaster" else entry.sender
-    return build(entry, told, to=to, hostname=hostname, now_ns=now_ns, action=action)
+    to, told = audience(entry, failures, report=report, postmaster=postmaster, action=action)
+    return build(entry, told, to, About(hostname, now_ns, action)) if told else None
 
 
-def build(
-    entry: Entry,
-    failures: Iterable[Failure],
-    *,
-    to: str,
-    hostname: str,
-    now_ns: int,
-    action: Action = "failed",
-) -> Draft:
+def build(entry: Entry, failures: Iterable[Failure], to: str, about: About) -> Draft:
     """The report as an entry to be, addressed to ``to``.
 
     The same arguments give the same bytes. It returns the original's headers, or, where the sender asked for it
     (RET=FULL) and it is no longer than 64 KB, the whole original.
-
-    :param hostname: ours, for Reporting-MTA and Message-ID.
-    :param now_ns: nanoseconds since 1970, for the date.
     """
     told = tuple(failures)
     parts = [
-        _for_people(told, hostname, action),
-        _for_programs(entry, told, hostname, action),
+        _for_people(entry, told, to, about),
+        _for_programs(entry, told, about),
         _returned(entry),
     ]
-    key = b"\n".join([entry.id.encode(), b"%d" % now_ns, *parts])
+    key = b"\n".join([entry.id.encode(), b"%d" % about.now_ns, *parts])
     boundary = _boundary(key, parts)
-    head = _head(to, hostname, now_ns, boundary, action, sha1(key, usedforsecurity=False).hexdigest()[:16])
+    head = _head(entry, to, about, boundary, sha1(key, usedforsecurity=False).hexdigest()[:16])
     fence = b"\n--" + boundary
     message = head + b"".join(fence + b"\n" + part for part in parts) + fence + b"--\n"
     envelope = replace(Envelope.of("", [to]), smtputf8=not to.isascii())
@@ -115,14 +153,15 @@ def build(
     return Draft(message, envelope, parents=(entry.id,))
 
 
-def _head(to: str, hostname: str, now_ns: int, boundary: bytes, action: Action, token: str) -> bytes:
-    subject, _, _ = _WORDS[action]
+def _head(entry: Entry, to: str, about: About, boundary: bytes, token: str) -> bytes:
+    host, now_ns = _ascii(about.hostname), about.now_ns
+    subject = _SUBJECT[about.action] if to == entry.sender else "For the postmaster: undelivered mail"
     lines = [
-        f"From: Mail Delivery System <MAILER-DAEMON@{_ascii(hostname)}>",
+        f"From: Mail Delivery System <MAILER-DAEMON@{host}>",
         f"To: {_clean(to)}",
         f"Subject: {subject}",
         f"Date: {formatdate(now_ns // 10**9)}",
-        f"Message-ID: <{now_ns // 10**6}.{token}@{_ascii(hostname)}>",
+        f"Message-ID: <{now_ns // 10**6}.{token}@{host}>",
         "Auto-Submitted: auto-replied",
         "MIME-Version: 1.0",
         "Content-Type: multipart/report; report-type=delivery-status;",
@@ -143,43 +182,56 @@ def _boundary(key: bytes, parts: list[bytes]) -> bytes:
             return boundary
 
 
-def _for_people(failures: tuple[Failure, ...], hostname: str, action: Action) -> bytes:
-    _, opening, closing = _WORDS[action]
-    lines = [f"This is the mail system at {_clean(hostname)}.", "", opening, ""]
+def _for_people(entry: Entry, failures: tuple[Failure, ...], to: str, about: About) -> bytes:
+    whose = "Your message" if to == entry.sender else f"A message from <{_clean(entry.sender)}>"
+    lines = [
+        f"This is the mail system at {_clean(about.hostname)}.",
+        "",
+        f"{whose} {_OPENING[about.action]}",
+        "",
+    ]
     for failure in failures:
         where = f" (from {_clean(failure.host)})" if failure.host else ""
         lines += [f"  {_clean(failure.address)}", f"      {_clean(failure.text)[:2000]}{where}"]
         if failure.expired:
             lines.append("      It was tried for as long as this system tries.")
+        if left_out := about.left_out.get(failure.address, 0):
+            lines.append(
+                f"      Since the last report on this address {left_out} more like it were left out."
+            )
         lines.append("")
-    text = "\n".join([*lines, closing, ""]).encode("utf-8", "replace")
+    text = "\n".join([*lines, _CLOSING[about.action], ""]).encode("utf-8", "replace")
     return _part("text/plain; charset=utf-8", text)
 
 
-def _for_programs(entry: Entry, failures: tuple[Failure, ...], hostname: str, action: Action) -> bytes:
-    fields = [f"Reporting-MTA: dns; {_ascii(hostname)}"]
+def _for_programs(entry: Entry, failures: tuple[Failure, ...], about: About) -> bytes:
+    fields = [f"Reporting-MTA: dns; {_ascii(about.hostname)}"]
     if entry.envelope.envid:
         fields.append(f"Original-Envelope-Id: {_ascii(_xtext(entry.envelope.envid))}")
     fields.append(f"Arrival-Date: {formatdate(entry.arrival_ns // 10**9)}")
     known = {recipient.address: recipient for recipient in entry.envelope.recipients}
     nobody = Recipient("")
-    groups = [fields, *(_per_recipient(one, known.get(one.address, nobody), action) for one in failures)]
+    groups = [fields, *(_per_recipient(one, known.get(one.address, nobody), about) for one in failures)]
     text = "\n\n".join("\n".join(map(_folded, group)) for group in groups) + "\n"
     return _part("message/delivery-status", text.encode("ascii", "replace"))
 
 
-def _per_recipient(failure: Failure, recipient: Recipient, action: Action) -> list[str]:
+def _per_recipient(failure: Failure, recipient: Recipient, about: About) -> list[str]:
     """The fields of one recipient (RFC 3464 section 2.3), in its order."""
     fields = [f"Original-Recipient: {_original(recipient.orcpt)}"] if recipient.orcpt else []
     fields += [
         f"Final-Recipient: {_typed(failure.address)}",
-        f"Action: {action}",
-        f"Status: {_status(failure, action)}",
+        f"Action: {about.action}",
+        f"Status: {_status(failure, about.action)}",
     ]
     if failure.host:
         fields += [f"Remote-MTA: dns; {_ascii(failure.host)}"]
     kind = "smtp" if failure.host and failure.text[:1] in tuple("2345") else "X-qrunner"
-    return [*fields, f"Diagnostic-Code: {kind}; {_ascii(failure.text)[:4000]}"]
+    fields.append(f"Diagnostic-Code: {kind}; {_ascii(failure.text)[:4000]}")
+    if about.retry_until_ns is not None:
+        fields.append(f"Will-Retry-Until: {formatdate(about.retry_until_ns // 10**9)}")
+    left_out = about.left_out.get(failure.address, 0)
+    return [*fields, f"X-qrunner-Left-Out: {left_out}"] if left_out else fields
 
 
 def _status(failure: Failure, action: Action) -> str:

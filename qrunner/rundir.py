@@ -8,6 +8,7 @@
     run/runner.<name>.<slice>.json   a runner's heartbeat
     log/qrunner.log             what all of them log
     host/                       health of the hosts that mail is handed to
+    report/                     of whom senders were told within the hour, and how often they were not
 
 Guarantees: nothing here has to be tidied by hand after a crash. A lock ends with its holder, and every file says
 which process it speaks of.
@@ -41,6 +42,10 @@ class RunDir:
         return self.state_dir / "host"
 
     @property
+    def reports(self) -> Path:
+        return self.state_dir / "report"
+
+    @property
     def lock_file(self) -> Path:
         return self.run / "master.lock"
 
@@ -58,7 +63,7 @@ class RunDir:
 
     def make(self) -> None:
         """Makes the folders that are not there yet, for their owner alone."""
-        for folder in (self.state_dir, self.run, self.log_file.parent, self.hosts):
+        for folder in (self.state_dir, self.run, self.log_file.parent, self.hosts, self.reports):
             if not folder.is_dir():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 

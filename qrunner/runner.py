@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequenc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qrunner.bounce import Bounce
 from qrunner.clock import Clock
 from qrunner.config import RunnerConfig, SliceConfig
 from qrunner.fate import Fate
@@ -79,6 +80,10 @@ class Runner:
 
     async def periodic(self) -> None:
         """Every ``periodic`` of the configuration, never two at once."""
+
+    async def bounced(self, bounce: Bounce) -> None:
+        """For each recipient that was given up, once the report is on its way. What it raises is logged. After a crash
+        it may not have been called."""
 
     async def cleanup(self) -> None:
         """After the last entry."""

@@ -13,11 +13,13 @@ from qrunner.config import Config, find, load
 from qrunner.errors import CorruptEntry, QueueError
 from qrunner.message import Draft, Entry, Envelope, checked_addresses, checked_meta
 from qrunner.routing import Routing
+from qrunner.rundir import RunDir
 from qrunner.schedule import due_after
 from qrunner.smtp.board import FileBoard
 from qrunner.smtp.living import is_living
 from qrunner.switchboard import Add, Spool
 from qrunner.switchboard.files import FilesSpool
+from qrunner.tally import FileTally, Tally
 
 
 class Site:
@@ -25,15 +27,23 @@ class Site:
 
     :param spool: where its queues are; None: the files under ``queue_dir``.
     :param dialer: how hosts are reached; None: by SMTP.
+    :param tally: who was told of what; None: the files under ``state_dir``.
     """
 
     def __init__(
-        self, config: Config, *, spool: Spool | None = None, clock: Clock | None = None, dialer: Any = None
+        self,
+        config: Config,
+        *,
+        spool: Spool | None = None,
+        clock: Clock | None = None,
+        dialer: Any = None,
+        tally: Tally | None = None,
     ) -> None:
         self.config = config
         self.clock = clock or SystemClock()
         self.spool = spool or files_spool(config, self.clock)
         self.dialer = dialer
+        self.tally: Tally = tally or FileTally(RunDir(config.site.state_dir).reports)
         self.routing = Routing.of(config)
         if config.balance:
             folder = config.site.state_dir / "host"

@@ -128,10 +128,15 @@ def test_a_permanent_failure_is_reported_to_the_sender(bench: Bench) -> None:
     assert b"Status: 5.1.1" in report.message
 
 
-def test_the_null_sender_hears_of_nothing(bench: Bench) -> None:
+def test_what_the_null_sender_has_sent_is_the_postmasters_and_there_it_ends(bench: Bench) -> None:
+    postmaster = bench.site.config.site.postmaster
     bench.site.enqueue("in", message=b"\n", sender="", recipients=["to@example.org"])
     bench.drain_with(raiser(PermanentFailure("never")))
-    assert bench.where() == {}
+    (report,) = bench.entries("out")
+    assert (report.sender, report.recipients) == ("", (postmaster,))
+    bench.site.enqueue("in", message=report.message, sender="", recipients=[postmaster])
+    bench.drain_with(raiser(PermanentFailure("never")))
+    assert bench.where() == {"out": 1}
 
 
 def test_a_bug_leaves_its_traceback_in_the_history(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from email import message_from_bytes
 from email.message import Message
+from email.utils import formatdate
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from qrunner.fate import Failure
 from qrunner.message import Draft, Entry, Envelope, Recipient
-from qrunner.report import RETURNED_MAX, build, report_on, wanted
+from qrunner.report import RETURNED_MAX, About, audience, build, report_on, wanted
 
 NOW_NS = 1_795_000_000 * 10**9
 ORIGINAL = b"From: a@example.org\r\nSubject: =?utf-8?q?odd?=\r\nX-Odd: \xff\xfe\r\n\r\nthe body\r\n"
@@ -28,7 +29,7 @@ def entry(message: bytes = ORIGINAL, sender: str = "a@example.org", **envelope: 
 
 
 def made(of: Entry, *failures: Failure, to: str = "a@example.org", **more: object) -> Draft:
-    return build(of, failures or (GONE,), to=to, hostname="lists.example.org", now_ns=NOW_NS, **more)  # type: ignore[arg-type]
+    return build(of, failures or (GONE,), to, About("lists.example.org", NOW_NS, **more))  # type: ignore[arg-type]
 
 
 def parsed(draft: Draft) -> tuple[Message, Message, list[Message], Message]:
@@ -156,10 +157,63 @@ def test_notify_decides_who_is_told(notify: str, heard: bool) -> None:
     assert bool(wanted(asked, [GONE])) is heard
 
 
+@pytest.mark.parametrize(
+    ("notify", "heard"),
+    [("", True), ("NEVER", False), ("SUCCESS,FAILURE", False), ("FAILURE,DELAY", True), ("delay", True)],
+)
+def test_notify_decides_who_is_told_of_a_delay(notify: str, heard: bool) -> None:
+    asked = entry(recipients=(Recipient("b@example.net", notify=notify),))
+    assert bool(wanted(asked, [GONE], "delayed")) is heard
+
+
+def test_a_delay_warning_says_until_when_it_will_be_tried() -> None:
+    _, _, (_, recipient), _ = parsed(made(entry(), action="delayed", retry_until_ns=NOW_NS))
+    assert recipient["Will-Retry-Until"] == formatdate(NOW_NS // 10**9)
+
+
+def test_what_was_left_out_before_is_said_to_people_and_programs() -> None:
+    _, text, (_, recipient), _ = parsed(made(entry(), left_out={"b@example.net": 7}))
+    assert "7 more like it were left out" in text.get_payload()
+    assert recipient["X-qrunner-Left-Out"] == "7"
+
+
 def test_the_null_sender_is_never_told() -> None:
     assert wanted(entry(sender=""), [GONE]) == ()
-    for report in ("sender", "postmaster", "none"):
-        assert _on(entry(sender=""), report) is None
+    to, told = audience(
+        entry(sender=""), [GONE], report="sender", postmaster="pm@example.org", action="delayed"
+    )
+    assert (to, told) == ("", ())
+
+
+@pytest.mark.parametrize("report", ["sender", "postmaster"])
+def test_what_the_null_sender_has_sent_is_reported_to_the_postmaster_if_it_fails(report: str) -> None:
+    draft = _on(entry(sender=""), report)
+    assert draft is not None
+    assert (draft.envelope.sender, draft.envelope.addresses) == ("", ("pm@example.org",))
+    whole, text, _, _ = parsed(draft)
+    assert whole["Subject"] == "For the postmaster: undelivered mail"
+    assert "A message from <>" in text.get_payload()
+    assert _on(entry(sender=""), "none") is None
+
+
+def test_a_report_to_the_postmaster_that_fails_is_told_nobody() -> None:
+    to_him = Failure("PM@example.org", "5.1.1", "550 5.1.1 no such postmaster")
+    of = entry(sender="", recipients=(Recipient("PM@example.org"),))
+    assert _on(of, "sender", to_him) is None
+    draft = _on(entry(sender=""), "sender")
+    assert draft is not None
+    # An alias has given it other recipients, and it comes in by another way.
+    elsewhere = entry(
+        b"Received: by x\n" + draft.message, sender="", recipients=(Recipient("ann@example.com"),)
+    )
+    assert _on(elsewhere, "sender", Failure("ann@example.com", "5.1.1", "550 no")) is None
+
+
+def test_of_several_recipients_of_a_report_the_postmaster_does_not_hear_of_himself() -> None:
+    of = entry(sender="", recipients=(Recipient("b@example.net"), Recipient("pm@example.org")))
+    draft = _on(of, "sender", GONE, Failure("pm@example.org", "5.2.2", "552 full"))
+    assert draft is not None
+    assert b"pm@example.org" not in parsed(draft)[1].as_bytes()
 
 
 @pytest.mark.parametrize(("report", "told"), [("sender", "a@example.org"), ("postmaster", "pm@example.org")])
@@ -173,9 +227,14 @@ def test_nobody_is_told_where_none_is_configured() -> None:
     assert _on(entry(), "none") is None
 
 
-def _on(of: Entry, report: str) -> Draft | None:
+def _on(of: Entry, report: str, *failures: Failure) -> Draft | None:
     return report_on(
-        of, [GONE], report=report, hostname="h.example", postmaster="pm@example.org", now_ns=NOW_NS
+        of,
+        failures or [GONE],
+        report=report,
+        hostname="h.example",
+        postmaster="pm@example.org",
+        now_ns=NOW_NS,
     )
 
 

@@ -12,6 +12,7 @@ from qrunner.config import values as v
 from qrunner.config.model import Listen, WhenIdle
 from qrunner.config.reading import Key, Keys, Spot, Wrong, attempt, read_table, shown
 from qrunner.match import Match, Patterns
+from qrunner.verp import delimiters
 
 # What a program's exit codes mean unless it is said otherwise: as of the MTA's pipe.
 EXITS = {0: "done", 75: "later"}
@@ -71,11 +72,9 @@ def exits(value: Any, spot: Spot) -> dict[int, str]:
 
 def verp(value: Any, spot: Spot) -> str:
     """The two delimiters; ``true`` means the usual ``+=``. Empty: no VERP."""
-    if isinstance(value, bool):
-        return "+=" if value else ""
-    if not isinstance(value, str) or not re.fullmatch(r"[-+=]{2}", value):
+    if not isinstance(value, bool) and not re.fullmatch(r"[-+=]{2}", str(value)):
         raise Wrong(f'{shown(value)} is not right, expected true, false, or two of "-+="')
-    return value
+    return delimiters(value)
 
 
 def named_patterns(value: Any, spot: Spot) -> tuple[tuple[str, Patterns], ...]:

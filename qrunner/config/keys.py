@@ -96,6 +96,7 @@ RUNNER: Keys = {
     "retry": Key(_retry, {}),
     "report": Key(v.choice("sender", "postmaster", "none"), "sender"),
     "handlers": Key(v.functions, ()),
+    "bounced": Key(v.functions, ()),
     "next": Key(v.queues, ()),
     "only_when_idle": Key(c.when_idle),
     "periodic": Key(v.positive_duration, None, "periodic_s"),
@@ -117,7 +118,12 @@ class Stock:
 STOCK: Mapping[str, Stock] = {
     "incoming": Stock(wants_next=True),
     "outgoing": Stock(
-        {"on_down": Key(v.queues), "defer_to": Key(v.queue), "verp": Key(c.verp, "")},
+        {
+            "on_down": Key(v.queues),
+            "defer_to": Key(v.queue),
+            "verp": Key(c.verp, ""),
+            "max_hops": Key(v.integer(1), 50),
+        },
         delivers=True,
         concurrency=20,
     ),

@@ -145,6 +145,7 @@ class RunnerConfig:
     retry: Retry = USUAL
     report: str = "sender"
     handlers: Names = ()
+    bounced: Names = ()
     next: Names = ()
     only_when_idle: WhenIdle | None = None
     periodic_s: float | None = None

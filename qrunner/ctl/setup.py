@@ -161,7 +161,7 @@ def _import_all(table: dict[str, Any], spot: Spot) -> None:
                 spot.at("slices" if "slices" in table else "instances").wrong(
                     f"{name} looks at all that is due at once, expected one slice"
                 )
-    for key in ("handlers", "hook"):
+    for key in ("handlers", "bounced", "hook"):
         is_list = isinstance(table.get(key), list)
         for index, name in enumerate(_texts(table.get(key))):
             where: KeyPath = (key, index) if is_list else (key,)

@@ -29,6 +29,7 @@ from qrunner.site import Site
 from qrunner.slices import cut
 from qrunner.smtp.health import Health
 from qrunner.switchboard import AREAS, Holder, Ref, Spool
+from qrunner.tally import FileTally
 
 _STALE_S = 30.0
 _STREAK = 3
@@ -91,6 +92,7 @@ def gather(config: Config, master: Master | None) -> State:
         "runners": runners,
         "queues": queues,
         "hosts": hosts,
+        "reports": _reports(run),
     }
 
 
@@ -218,6 +220,15 @@ def _hosts(config: Config, run: RunDir) -> Iterator[State]:
         yield {key: health[key] for key in _HOST_FIELDS} | {"last_error": health["last_error"] or None}
 
 
+# Reports.
+
+
+def _reports(run: RunDir) -> State:
+    """How many were left out since the last of their kind, and of how many addresses."""
+    counts = [count for _, count in FileTally(run.reports).left_out()]
+    return {"left_out": sum(counts), "addresses": len(counts)}
+
+
 # Problems.
 
 
@@ -303,6 +314,9 @@ def as_text(state: State) -> str:
         state["queues"],
     )
     lines += _table("host", ("name", "state", "failures", "retry_at", "last_error"), state["hosts"])
+    if state["reports"]["left_out"]:
+        count, addresses = state["reports"]["left_out"], state["reports"]["addresses"]
+        lines += [f"{count} reports left out, on {addresses} addresses: one an hour is sent", ""]
     for one in state["problems"]:
         since = f" (since {one['since']})" if one["since"] else ""
         lines.append(f"{colour('problem', fg='red')}: {visible(one['where'])}: {visible(one['what'])}{since}")

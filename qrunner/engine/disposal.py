@@ -6,11 +6,15 @@ returned.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from qrunner.bounce import Bounce
+from qrunner.log import event
 from qrunner.message import Entry, still_owed
 from qrunner.threads import in_thread
 
@@ -44,3 +48,31 @@ async def fate_of(
     """What the handlers and then ``dispose`` decide."""
     left = await handled(handlers, entry)
     return await called(dispose, left) if isinstance(left, Entry) else left
+
+
+async def tell(
+    hooks: Sequence[Callable[[Bounce], Any]],
+    bounces: Iterable[Bounce],
+    timeout_s: float | None,
+    log: logging.Logger,
+) -> None:
+    """Tells each hook of each bounce. What they raise is logged, but for a cancellation.
+
+    :param timeout_s: of one call.
+    """
+    for bounce in bounces:
+        for hook in hooks:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await called(hook, bounce)
+            except BaseException as error:  # SystemExit too, as of all that a site's code does
+                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                    raise
+                id, to = bounce.entry.id, bounce.address
+                event(log, "bounced failed", level=logging.ERROR, id=id, to=to, exc=error)
+
+
+def _is_cancelled() -> bool:
+    """Whether we are; a site's code may also have cancelled itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

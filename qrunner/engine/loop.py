@@ -17,7 +17,7 @@ from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.config import RunnerConfig
-from qrunner.engine.disposal import fate_of
+from qrunner.engine.disposal import fate_of, tell
 from qrunner.engine.suspects import Suspects
 from qrunner.engine.verdict import Judge, Verdict
 from qrunner.errors import LeaseHeld, TemporaryFailure
@@ -58,6 +58,7 @@ class Engine:
         self.judge = Judge(site, config, log)
         self.runner = runner_class(Desk(config, slice, site, self, log))
         self.handlers = [load_function(name) for name in config.handlers]
+        self._hooks = [self.runner.bounced, *map(load_function, config.bounced)]
         self._concurrency = config.slices[slice].concurrency
         self._lease: Lease | None = None
         self._wake = asyncio.Event()
@@ -447,7 +448,22 @@ class Engine:
             await self.clock.wait(self._stopping, wait_s)
         self._untroubled()
         self._tell(claims, verdict, ids)
+        if verdict.bounces:
+            await self._call_bounced(verdict)
         return ids
+
+    async def _call_bounced(self, verdict: Verdict) -> None:
+        """The site's hook, once the commit stands. A stop cuts it short with the grace."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._deciding.add(task)
+        try:
+            await tell(self._hooks, verdict.bounces, self.config.timeout_s, self.log)
+        except asyncio.CancelledError:
+            task.uncancel()
+            event(self.log, "bounced was cut short", level=logging.WARNING)
+        finally:
+            self._deciding.discard(task)
 
     def _tell(self, claims: Sequence[Claim], verdict: Verdict, ids: tuple[str, ...]) -> None:
         for claim in claims:

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qrunner.bounce import Bounce, bounces
 from qrunner.config import RunnerConfig
+from qrunner.engine.reports import WARNED, Reports
 from qrunner.errors import PermanentFailure, QRunnerError, TemporaryFailure
 from qrunner.fate import Done, Failure, Forward, Hold, Later, Requeue, Settled
 from qrunner.message import Draft, Entry
-from qrunner.report import report_on
 from qrunner.schedule import checked_delay_s, delay_s, due_after, expired
 from qrunner.site import Site
 from qrunner.switchboard import Add, Area, Claim, Hop, Move
@@ -36,6 +37,7 @@ class Verdict:
     failed: bool = False
     reason: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
+    bounces: tuple[Bounce, ...] = ()
 
 
 class NoSuchQueue(QRunnerError):
@@ -51,6 +53,10 @@ class Judge:
     log: logging.Logger
     dice: random.Random = field(default_factory=random.Random)
     _known: frozenset[str] = frozenset()
+    _reports: Reports = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._reports = Reports(self.site, self.config, self.log)
 
     def judge(self, claims: Sequence[Claim], fate: object) -> Verdict:
         """The verdict on a returned value: a fate, or something that is none."""
@@ -106,7 +112,8 @@ class Judge:
             tuple(add for verdict in verdicts for add in verdict.hop.added),
         )
         first = verdicts[0]
-        return Verdict(hop, first.what, first.failed, first.reason, first.fields)
+        given_up = tuple(bounce for verdict in verdicts for bounce in verdict.bounces)
+        return Verdict(hop, first.what, first.failed, first.reason, first.fields, given_up)
 
     def _aside(self, claims: Sequence[Claim], area: Area, record: Mapping[str, Any]) -> Hop:
         queue = self.config.queue
@@ -176,16 +183,32 @@ class Judge:
             over, later = _at_the_end(claim.entry, failures, later)
             failures += over
         records += _failure_records(failures)
-        added = self._report(claim.entry, failures)
+        added, given_up = self._reports.of_failures(claim.entry, failures), bounces(claim.entry, failures)
         if later is None:
             what = "failed" if failures else "done"
             reason = settled.reason or "; ".join(dict.fromkeys(failure.text for failure in failures))
             fields = {"to": [failure.address for failure in failures] or None}
-            return Verdict(Hop((claim,), (), added), what, bool(failures), reason, fields)
-        return self._later(claim, later, records, added)
+            return Verdict(Hop((claim,), (), added), what, bool(failures), reason, fields, given_up)
+        waiting = _without(claim.entry.recipients, failures)
+        warnings = self._late(claim.entry, later, waiting)
+        if warnings is not None:
+            records.append({"what": WARNED, "to": waiting})
+        return self._later(claim, later, records, added + (warnings or ()), given_up)
+
+    def _late(self, entry: Entry, later: Later, waiting: Sequence[str]) -> tuple[Add, ...] | None:
+        """A delay warning, if it is time for one."""
+        warn_s = self.config.retry.warn_s
+        if warn_s is None or not later.counts or self._age_ns(entry) < warn_s * 1e9:
+            return None
+        return self._reports.of_delay(entry, later, waiting)
 
     def _later(
-        self, claim: Claim, later: Later, records: list[Mapping[str, Any]], added: tuple[Add, ...]
+        self,
+        claim: Claim,
+        later: Later,
+        records: list[Mapping[str, Any]],
+        added: tuple[Add, ...],
+        given_up: tuple[Bounce, ...],
     ) -> Verdict:
         delay = later.delay_s
         if delay is None:
@@ -197,43 +220,35 @@ class Judge:
         move = Move(claim, later.queue or self.config.queue, due, records=tuple(records))
         fields = {"delay_s": round(delay, 3), "status": later.status, "to_queue": later.queue}
         what = "deferred" if later.counts else "waits"
-        return Verdict(Hop((), (move,), added), what, later.counts, later.text, fields)
+        return Verdict(Hop((), (move,), added), what, later.counts, later.text, fields, given_up)
 
     def _is_expired(self, entry: Entry) -> bool:
+        return expired(self.config.retry, 0, self._age_ns(entry))
+
+    def _age_ns(self, entry: Entry) -> int:
         """Waiting that was nobody's attempt costs no lifetime: it is taken off the entry's age."""
         waited_s = sum(
             float(line.get("delay_s", 0)) for line in entry.history if line.get("what") == "requeue"
         )
-        now = self.site.clock.now_ns()
-        return expired(self.config.retry, entry.arrival_ns, now - int(waited_s * 1e9))
-
-    def _report(self, entry: Entry, failures: tuple[Failure, ...]) -> tuple[Add, ...]:
-        site, now = self.site.config.site, self.site.clock.now_ns()
-        draft = report_on(
-            entry,
-            failures,
-            report=self.config.report,
-            hostname=site.hostname,
-            postmaster=site.postmaster,
-            now_ns=now,
-        )
-        if draft is None:
-            return ()
-        return tuple(Add(part, queue, now) for queue, part in self.site.parts(site.report_queue, draft, now))
+        return self.site.clock.now_ns() - entry.arrival_ns - int(waited_s * 1e9)
 
 
 def _at_the_end(
     entry: Entry, failures: Sequence[Failure], later: Later
 ) -> tuple[tuple[Failure, ...], Later | None]:
     """Who is given up, since the lifetime is over; the rest goes on waiting if the attempt said nothing of it."""
-    gone = {failure.address for failure in failures}
-    owed = [address for address in entry.recipients if address not in gone]
+    owed = _without(entry.recipients, failures)
     if not later.of:
         words = Failure("", later.status, later.text, later.host, expired=True)
         return tuple(replace(words, address=address) for address in owed or [""]), None
     over = tuple(replace(one, expired=True) for one in later.of if one.address in owed)
     left = len(owed) > len(over)
     return over, replace(later, counts=False, of=()) if left else None
+
+
+def _without(addresses: Sequence[str], failures: Sequence[Failure]) -> list[str]:
+    gone = {failure.address for failure in failures}
+    return [address for address in addresses if address not in gone]
 
 
 def _failure_records(failures: Sequence[Failure]) -> list[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ Guarantees: before the end of a message goes out, its history says so. What was 
 process or the time ended stands there as ``ambiguous``, and goes as the host's ``on_ambiguous`` says: ``retry`` on
 the schedule, ``hold``, or ``assume`` that it arrived.
 
-Configuration: ``smtp`` (of the runner or its slices), ``on_down``, ``defer_to``, ``[smtp.NAME]``.
+Configuration: ``smtp`` (of the runner or its slices), ``on_down``, ``defer_to``, ``verp``, ``max_hops``, ``[smtp.NAME]``.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qrunner.errors import ConfigError
+from qrunner import verp
+from qrunner.errors import ConfigError, PermanentFailure
 from qrunner.fate import Done, Failure, Fate, Hold, Later, Settled
 from qrunner.log import event
-from qrunner.message import Entry, Recipient
+from qrunner.message import Entry, Recipient, received_count
 from qrunner.runner import Desk, Runner
 from qrunner.schedule import delay_s
 from qrunner.smtp.channel import Dialer
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from qrunner.smtp.direct import Direct
     from qrunner.smtp.mx import Finder
 
+_MAX_HOPS = 50
 _OURS_S = 5.0
 _AT_ONCE_S = 0.1
 _SETTLED = frozenset({"delivered", "failed", "deferred", "expired"})
@@ -53,6 +55,8 @@ class OutgoingRunner(Runner):
         self._hosts = desk.slice_config.smtp
         self._on_down: tuple[str, ...] = tuple(settings.get("on_down") or ())
         self._defer_to: str | None = settings.get("defer_to")
+        self._verp: str = settings.get("verp") or ""
+        self._max_hops: int = settings.get("max_hops") or _MAX_HOPS
         self._config = desk.site.config
         self._pool: Pool | None = None
         self._direct: Mapping[str, Direct] = {}
@@ -105,6 +109,8 @@ class OutgoingRunner(Runner):
         """Delivers to everybody who is owed."""
         if not entry.recipients:
             return Done("everybody has it")
+        if (hops := received_count(entry.message)) > self._max_hops:
+            raise PermanentFailure(f"{hops} Received: lines: the message is in a mail loop", status="5.4.6")
         doubt = in_doubt(entry)
         if doubt is None:
             return await self._deliver(entry, entry.recipients)
@@ -179,9 +185,14 @@ class OutgoingRunner(Runner):
 
     async def _session(self, notes: _Notes, recipients: Sequence[Recipient], *, fresh: bool) -> Delivery:
         host, entry = self._config.smtp[notes.host], notes.entry
+        pair = verp.wanted(self._verp, entry.meta)
         async with self.pool.lend(host.name, fresh=fresh) as loan:
             session = Session(
-                loan.channel, notes, max_recipients=host.max_recipients, reused=loan.reused and not fresh
+                loan.channel,
+                notes,
+                max_recipients=host.max_recipients,
+                reused=loan.reused and not fresh,
+                verp=pair,
             )
             delivery = await session.deliver(entry.envelope, recipients, entry.message)
         self.pool.judge(host.name, entry.id, delivery)
@@ -209,7 +220,12 @@ class OutgoingRunner(Runner):
         self, direct: Direct, entry: Entry, recipients: Sequence[Recipient]
     ) -> Fate | Settled:
         """Each recipient to its domain's hosts."""
-        parts = await direct.deliver(entry, recipients, lambda host: _Notes(self, entry, host))
+        parts = await direct.deliver(
+            entry,
+            recipients,
+            lambda host: _Notes(self, entry, host),
+            verp=verp.wanted(self._verp, entry.meta),
+        )
         failures = tuple(one for part in parts for one in part.failed)
         waiting = [one for part in parts for one in part.waiting]
         doubtful = [one for part in parts for one in part.doubtful]

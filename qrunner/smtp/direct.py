@@ -59,6 +59,7 @@ class _Trip:
     message: bytes
     noting: Noting
     before: Collection[str]
+    verp: str
 
 
 class Direct:
@@ -94,14 +95,16 @@ class Direct:
         """Takes leave of the hosts."""
         await self.pool.close()
 
-    async def deliver(self, entry: Entry, recipients: Sequence[Recipient], noting: Noting) -> list[Part]:
+    async def deliver(
+        self, entry: Entry, recipients: Sequence[Recipient], noting: Noting, *, verp: str = ""
+    ) -> list[Part]:
         """Tries all recipients; a part for each domain. Raises only cancellation, and what must be shunted.
 
         :param noting: makes the witness for a host of this name.
         """
         suffix = f":{self.config.name}"
         seen = {str(line["host"]).removesuffix(suffix) for line in entry.history if line.get("host")}
-        trip = _Trip(entry, relayed(entry, self._hostname), noting, seen)
+        trip = _Trip(entry, relayed(entry, self._hostname), noting, seen, verp)
         by_domain: dict[str, list[Recipient]] = {}
         for recipient in recipients:
             by_domain.setdefault(domain_of(recipient.address), []).append(recipient)
@@ -166,7 +169,11 @@ class Direct:
     ) -> Delivery:
         async with self.pool.lend(host.name, fresh=fresh) as loan:
             session = Session(
-                loan.channel, notes, max_recipients=host.max_recipients, reused=loan.reused and not fresh
+                loan.channel,
+                notes,
+                max_recipients=host.max_recipients,
+                reused=loan.reused and not fresh,
+                verp=trip.verp,
             )
             delivery = await session.deliver(trip.entry.envelope, those, trip.message)
         self.pool.judge(host.name, trip.entry.id, delivery)

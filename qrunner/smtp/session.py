@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from qrunner.message import Envelope, Recipient
 from qrunner.smtp import wire
 from qrunner.smtp.channel import Channel, Lost
 from qrunner.smtp.reply import Kind, Outcome, Reply
+from qrunner.verp import sender_for
 
 LOST_STATUS = "4.4.2"
 _NO_UTF8 = "the host does not take addresses that are not ASCII (SMTPUTF8)"
@@ -63,19 +64,30 @@ class Session:
 
     :param max_recipients: of one transaction.
     :param reused: the channel has waited since its last message, and may have been closed by the host meanwhile.
+    :param verp: delimiters: the sender names the recipient, so that each has a transaction of its own.
     """
 
     def __init__(
-        self, channel: Channel, witness: Witness, *, max_recipients: int = 50, reused: bool = False
+        self,
+        channel: Channel,
+        witness: Witness,
+        *,
+        max_recipients: int = 50,
+        reused: bool = False,
+        verp: str = "",
     ) -> None:
         self._channel, self._witness = channel, witness
-        self._max, self._reused = max(max_recipients, 1), reused
+        self._max, self._reused, self._verp = max(max_recipients, 1), reused, verp
         self._said_something = self._marked = self._dotted = False
         self._delivery = Delivery()
 
     async def deliver(self, envelope: Envelope, recipients: Sequence[Recipient], message: bytes) -> Delivery:
         """Tries all recipients. Raises only what the witness raised, or cancellation."""
         self._envelope, self._message = envelope, message
+        if not envelope.sender:
+            self._verp = ""
+        if self._verp:
+            self._max = 1
         left = self._sayable(recipients)
         try:
             while left:
@@ -128,7 +140,8 @@ class Session:
             mail = self._mail(batch)
         except wire.Unsendable as error:
             return self._unsayable(batch, error)
-        await self._mailed(mail)
+        if not await self._mailed(mail, batch):
+            return []
         accepted, again = await self._ask(batch)
         if not accepted:
             await self._reset()
@@ -145,20 +158,27 @@ class Session:
 
     def _mail(self, batch: list[Recipient]) -> bytes:
         size = len(wire.body(self._message)) if self._channel.offer.has("SIZE") else 0
+        sender = sender_for(self._envelope.sender, batch[0].address, self._verp)
+        envelope = replace(self._envelope, sender=sender)
         return wire.mail_command(
-            self._envelope,
+            envelope,
             self._channel.offer,
             size,
             is_8bit=not self._message.isascii(),
-            utf8=wire.needs_utf8(self._envelope, [one.address for one in batch]),
+            utf8=wire.needs_utf8(envelope, [one.address for one in batch]),
         )
 
-    async def _mailed(self, line: bytes) -> None:
-        """:raises _Refused: nobody is reached over this host with this sender."""
+    async def _mailed(self, line: bytes, batch: list[Recipient]) -> bool:
+        """Whether the host takes the sender. :raises _Refused: nobody is reached over this host with it."""
         reply = await self._command(line)
-        if not reply.is_success:
-            await self._reset()
+        if reply.is_success:
+            return True
+        await self._reset()
+        if not self._verp:
             raise _Refused(reply)
+        # The sender was this recipient's own.
+        self._answer([one.address for one in batch], reply)
+        return False
 
     async def _command(self, line: bytes) -> Reply:
         if not self._channel.is_clean:

@@ -20,6 +20,7 @@ from qrunner.message import Entry
 from qrunner.runner import BatchRunner, Desk, Runner
 from qrunner.site import Site
 from qrunner.switchboard.memory import MemorySpool
+from qrunner.tally import MemoryTally
 from qrunner.testing.clock import FakeClock
 from qrunner.testing.entries import make_entry
 
@@ -93,7 +94,8 @@ def bare_site(clock: Clock, *queues: str) -> Site:
     )
     spool = MemorySpool(clock)
     spool.prepare(queues)
-    return Site(Config(NOWHERE / "etc" / "qrunner.toml", about, {}, {}, {}, {}), spool=spool, clock=clock)
+    config = Config(NOWHERE / "etc" / "qrunner.toml", about, {}, {}, {}, {})
+    return Site(config, spool=spool, clock=clock, tally=MemoryTally())
 
 
 class _Pad:

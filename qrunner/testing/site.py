@@ -26,6 +26,7 @@ from qrunner.site import Site
 from qrunner.smtp.sink import Sink, SinkDialer
 from qrunner.switchboard import Ref
 from qrunner.switchboard.memory import MemorySpool
+from qrunner.tally import MemoryTally
 from qrunner.testing.clock import FakeClock
 from qrunner.testing.entries import MESSAGE, RECIPIENTS, SENDER
 from qrunner.testing.judging import NOWHERE
@@ -51,7 +52,13 @@ class FakeSite:
         self.sink: Mapping[str, Sink] = MappingProxyType({name: Sink(name) for name in self.config.smtp})
         self.spool = MemorySpool(self.clock, node=self.config.site.node, site=str(self.config.path))
         self.spool.prepare(self.config.queues())
-        self.site = Site(self.config, spool=self.spool, clock=self.clock, dialer=SinkDialer(self.sink))
+        self.site = Site(
+            self.config,
+            spool=self.spool,
+            clock=self.clock,
+            dialer=SinkDialer(self.sink),
+            tally=MemoryTally(),
+        )
         extend_path(self.config.site.python_path)
         self.engines: list[Engine] = []
         self._loop = _Loop()

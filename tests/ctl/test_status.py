@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -11,6 +12,7 @@ import pytest
 
 from qrunner.site import Site
 from qrunner.smtp.mxboard import MxBoard
+from qrunner.tally import FileTally
 from tests.sites import TinySite, tiny_site, wait_for
 
 RUNNER = "name slice slices weight range queue node state pid restarts heartbeat_age_s processed failed rate_1m suspended"
@@ -24,6 +26,16 @@ def site(tmp_path: Path) -> Iterator[TinySite]:
         yield made
 
 
+def test_reports_that_were_left_out_are_counted(site: TinySite) -> None:
+    assert site.status(3)["reports"] == {"left_out": 0, "addresses": 0}
+    site.run.make()
+    tally = FileTally(site.run.reports)
+    for id in ("one", "two", "three"):
+        tally.ask(["failed <a@example.org> <b@example.net>", "failed <> <b@example.net>"], id, time.time_ns())
+    assert site.status(3)["reports"] == {"left_out": 4, "addresses": 2}
+    assert "4 reports left out, on 2 addresses" in site.ctl("status", code=3)
+
+
 def test_the_json_has_the_fields_of_the_contract(site: TinySite) -> None:
     site.change("[runner.in]", '[smtp.mta1]\nhost = "127.0.0.1"\nport = 2525\n\n[runner.in]')
     site.ctl("start")
@@ -31,7 +43,7 @@ def test_the_json_has_the_fields_of_the_contract(site: TinySite) -> None:
     site.enqueue("out")
     wait_for(lambda: sum(one.beat.get("processed", 0) for one in site.master.processes) >= 3)
     state = site.status(0)
-    assert list(state) == ["site", "healthy", "problems", "master", "runners", "queues", "hosts"]
+    assert list(state) == ["site", "healthy", "problems", "master", "runners", "queues", "hosts", "reports"]
     assert (state["site"], state["healthy"], state["problems"]) == ("lists.example.org", True, [])
     assert datetime.fromisoformat(state["master"]["since"]).tzinfo is not None
     assert {" ".join(one) for one in state["runners"]} == {RUNNER}
