@@ -11,7 +11,7 @@ table and walks every import.
     engine     routing  site  runner  loading  engine/*  testing/*
     wings      switchboard/* | smtp/*
     values     message  format  fate  slices  schedule  match  report  config/*
-    ground     errors  clock  threads  wakeup  owner  log  metrics  rundir
+    ground     errors  clock  threads  wakeup  owner  log  metrics  rundir  suspension
 
 Exceptions, each with its reason: none.
 

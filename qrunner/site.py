@@ -16,6 +16,7 @@ from qrunner.routing import Routing
 from qrunner.schedule import due_after
 from qrunner.smtp.board import FileBoard
 from qrunner.smtp.living import is_living
+from qrunner.suspension import Suspensions
 from qrunner.switchboard import Add, Spool
 from qrunner.switchboard.files import FilesSpool
 
@@ -35,6 +36,8 @@ class Site:
         self.spool = spool or files_spool(config, self.clock)
         self.dialer = dialer
         self.routing = Routing.of(config)
+        place = config.site
+        self.suspensions = Suspensions(place.queue_dir, place.state_dir, self.clock.now_ns)
         if config.balance:
             folder = config.site.state_dir / "host"
             board = dialer.board(folder) if dialer is not None else FileBoard(folder)
