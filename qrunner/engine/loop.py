@@ -35,7 +35,7 @@ _LEASE_RETRY_S = 1.0
 _TROUBLE_S = (0.5, 30.0)
 _TWIN_S = 1.0
 _BELLLESS_POLL_S = 2.0
-_LOOK_S = 2.0
+_LOOK_S = 1.0
 
 
 class Engine:
