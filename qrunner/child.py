@@ -79,7 +79,7 @@ class Heartbeat:
 
     def beat(self) -> None:
         """One look; a disk without room for it is no reason to stop."""
-        self.was_up = self.was_up or self._engine.state == "running"
+        self.was_up = self.was_up or self._engine.state in ("running", "suspended")
         state = self._state()
         if state != self._said or self._age_s >= _BEAT_S:
             with contextlib.suppress(OSError):

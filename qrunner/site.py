@@ -17,6 +17,7 @@ from qrunner.rundir import RunDir
 from qrunner.schedule import due_after
 from qrunner.smtp.board import FileBoard
 from qrunner.smtp.living import is_living
+from qrunner.suspension import Suspensions
 from qrunner.switchboard import Add, Spool
 from qrunner.switchboard.files import FilesSpool
 from qrunner.tally import FileTally, Tally
@@ -45,6 +46,8 @@ class Site:
         self.dialer = dialer
         self.tally: Tally = tally or FileTally(RunDir(config.site.state_dir).reports)
         self.routing = Routing.of(config)
+        place = config.site
+        self.suspensions = Suspensions(place.queue_dir, place.state_dir, self.clock.now_ns)
         if config.balance:
             folder = config.site.state_dir / "host"
             board = dialer.board(folder) if dialer is not None else FileBoard(folder)

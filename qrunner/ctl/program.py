@@ -45,6 +45,8 @@ VERBS: Mapping[str, Verb] = {
     "requeue": Verb("qrunner.ctl.entries:requeue", "entries into a queue again, wherever they are"),
     "delete": Verb("qrunner.ctl.entries:delete", "end entries, for good"),
     "flush": Verb("qrunner.ctl.entries:flush", "make deferred entries due now"),
+    "suspend": Verb("qrunner.ctl.suspending:suspend", "let a runner, queue, host or domain wait"),
+    "resume": Verb("qrunner.ctl.suspending:resume", "let it go on"),
     "slices": Verb("qrunner.ctl.listing:slices", "a runner's slices: range, share, owner, what waits"),
     "mta-config": Verb("qrunner.ctl.mta:mta_config", "the lines for an MTA, to paste"),
 }

@@ -23,11 +23,11 @@ from qrunner.ctl.context import DONE, FAILED, NOT_RUNNING, colour, config_path, 
 from qrunner.errors import QueueError
 from qrunner.log import visible
 from qrunner.master.watch import Master, Process, living_master, lone_processes
-from qrunner.metrics import read_state
 from qrunner.rundir import RunDir
 from qrunner.site import Site
 from qrunner.slices import cut
-from qrunner.smtp.health import Health
+from qrunner.smtp.board import FileBoard
+from qrunner.suspension import Suspension, Suspensions, machine_book
 from qrunner.switchboard import AREAS, Holder, Ref, Spool
 from qrunner.tally import FileTally
 
@@ -69,9 +69,13 @@ def gather(config: Config, master: Master | None) -> State:
     runners = list(_runners(config, master, run, spool))
     queues = list(_queues(config, spool)) if spool is not None else []
     hosts = list(_hosts(config, run))
+    suspended = Suspensions(config.site.queue_dir, config.site.state_dir).now()
+    _mark("runner", runners, suspended)
+    _mark("queue", queues, suspended)
     problems = [
         *_master_problems(master),
         *_disk_problems(config),
+        *map(_suspended_problem, suspended),
         *(found for one in runners for found in _runner_problems(one)),
         # A stranger's host that is down is his problem, not the site's.
         *(found for one in hosts if one["name"] in config.smtp for found in _host_problems(one)),
@@ -206,6 +210,25 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
 
 
+# Suspensions.
+
+
+def _mark(kind: str, those: Iterable[State], suspended: Iterable[Suspension]) -> None:
+    names = {one.name for one in suspended if one.kind == kind}
+    for one in those:
+        one["suspended"] = one["name"] in names
+
+
+def _suspended_problem(one: Suspension) -> State:
+    """Somebody's wish; but mail waits for its end, and nobody else will think of it."""
+    until = f" until {rfc3339(one.until_ns)}" if one.until_ns is not None else ""
+    by = f" by {one.by}" if one.by else ""
+    what = f"is suspended{by}{until}" + (f": {one.reason}" if one.reason else "")
+    return _problem(
+        what, f"{one.kind} {one.name}", rfc3339(one.since_ns), f"qrunner-ctl resume {one.kind}:{one.name}"
+    )
+
+
 # Hosts.
 
 _HOST_FIELDS = ("name", "state", "failures", "retry_at", "last_error", "suspended")
@@ -215,9 +238,13 @@ def _hosts(config: Config, run: RunDir) -> Iterator[State]:
     """Those of the configuration, and those found by MX that are not well."""
     known = [name for name, host in config.smtp.items() if host.mode != "mx"]
     found = [path.stem for path in sorted(run.hosts.glob("*.json"))]
-    for name in dict.fromkeys([*known, *found]):
-        health = Health.of_json(name, read_state(run.hosts / f"{name}.json") or {}).as_json()
-        yield {key: health[key] for key in _HOST_FIELDS} | {"last_error": health["last_error"] or None}
+    board = FileBoard(run.hosts)
+    named = (one.name for one in machine_book(run.state_dir).read() if one.kind == "host")
+    for name in dict.fromkeys([*known, *found, *(name for name in named if board.read(name).suspended)]):
+        health = board.read(name).as_json()
+        state = "suspended" if health["suspended"] else health["state"]
+        more = {"state": state, "last_error": health["last_error"] or None}
+        yield {key: health[key] for key in _HOST_FIELDS} | more
 
 
 # Reports.
@@ -269,7 +296,7 @@ def _runner_problems(one: State) -> Iterator[State]:
 
 
 def _host_problems(one: State) -> Iterator[State]:
-    if one["state"] != "up":
+    if one["state"] not in ("up", "suspended"):
         because = f": {one['last_error']}" if one["last_error"] else ""
         hint = f"tried again at {one['retry_at']}" if one["retry_at"] else "it is tried again by itself"
         yield _problem(f"is {one['state']}{because}", f"host {one['name']}", None, hint)

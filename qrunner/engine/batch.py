@@ -111,6 +111,10 @@ class BatchEngine(Engine):
             await self._take_pair(pair, shown)
             if self._stopping.is_set():
                 return
+            if self._is_suspended():
+                # What was not named yet is looked at once we go on.
+                self._rung = True
+                return
 
     async def _take_pair(self, pair: Any, shown: dict[str, Ref]) -> None:
         try:

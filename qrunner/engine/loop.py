@@ -35,13 +35,13 @@ _LEASE_RETRY_S = 1.0
 _TROUBLE_S = (0.5, 30.0)
 _TWIN_S = 1.0
 _BELLLESS_POLL_S = 2.0
-_SUSPECT_S = 30.0
+_LOOK_S = 1.0
 
 
 class Engine:
     """Drives one runner on one slice.
 
-    ``state`` is one of ``starting waiting running stopped failed``; ``reason`` says why it is not running.
+    ``state`` is one of ``starting waiting running suspended stopped failed``; ``reason`` says why it is not running.
     ``has_blamed``: a death of before is laid to entries that were in hand. ``came_up`` is called before the first claim.
     """
 
@@ -68,6 +68,7 @@ class Engine:
         self._deciding: set[asyncio.Task[Any]] = set()
         self._suspects = Suspects()
         self._has_bell = False
+        self._holds = False
         self._was_busy = True
         self._next_poll_ns = 0
         self._next_periodic_ns: int | None = None
@@ -228,12 +229,27 @@ class Engine:
         """One turn: learns, claims, and runs the hooks; whether anything is in hand or was done."""
         await self._poll()
         self._run_periodic()
+        if self._is_suspended():
+            # What waits is due all the same: that is not idleness.
+            return bool(self._tasks)
         self._fill()
         busy = bool(self._tasks)
         if self._was_busy and not busy and not self._is_troubled():
             await self._call_hook(self.runner.idle)
         self._was_busy = busy
         return busy
+
+    def _is_suspended(self) -> bool:
+        """Whether an operator wants nothing to be claimed here; what is in hand is finished."""
+        find = self.site.suspensions.find
+        found = find("runner", self.config.name) or find("queue", self.config.queue)
+        self._holds = found is not None
+        if not self._is_troubled():
+            if found is not None:
+                self._become("suspended", str(found))
+            elif self.state == "suspended":
+                self._become("running")
+        return self._holds
 
     def _is_troubled(self) -> bool:
         return self.clock.monotonic_ns() < self._troubled_until_ns
@@ -279,7 +295,8 @@ class Engine:
     def _nap_s(self) -> float:
         """Until the next thing that comes by itself: a due time, the poll, a hook."""
         now = self.clock.monotonic_ns()
-        ends = [self._next_poll_ns]
+        # Sooner than anything else may come, an operator may want us to claim nothing, or to go on.
+        ends = [self._next_poll_ns, now + int(_LOOK_S * 1e9)]
         if self._next_periodic_ns is not None:
             ends.append(self._next_periodic_ns)
         if self._is_troubled():
@@ -293,7 +310,9 @@ class Engine:
         return max(0.0, (min(ends) - now) / 1e9)
 
     def _has_room(self) -> bool:
-        return len(self._tasks) < self._concurrency and not self._suspects.waiting and not self._is_alone()
+        if self._holds or len(self._tasks) >= self._concurrency:
+            return False
+        return not self._suspects.waiting and not self._is_alone()
 
     def _next_due_ns(self) -> int | None:
         return self.lease.next_due_ns()

@@ -21,6 +21,7 @@ from qrunner.fate import Done, Failure, Forward, Hold, Later, Requeue, Settled
 from qrunner.message import Draft, Entry
 from qrunner.schedule import checked_delay_s, delay_s, due_after, expired
 from qrunner.site import Site
+from qrunner.suspension import domain_of
 from qrunner.switchboard import Add, Area, Claim, Hop, Move
 
 _LEAST_S = 0.1
@@ -230,7 +231,19 @@ class Judge:
         waited_s = sum(
             float(line.get("delay_s", 0)) for line in entry.history if line.get("what") == "requeue"
         )
+        if self.site.suspensions.any_known():
+            waited_s += self.site.suspensions.lasted_s(self._waited_for(entry), entry.arrival_ns)
         return self.site.clock.now_ns() - entry.arrival_ns - int(waited_s * 1e9)
+
+    def _waited_for(self, entry: Entry) -> set[tuple[str, str]]:
+        """What it may have had to wait for while that was suspended: all that it meets here, and runners without hosts,
+        through which it may have come."""
+        runners = self.site.config.runners.values()
+        before = [one for one in runners if not any(part.smtp for part in one.slices)]
+        targets = {("runner", one.name) for one in (self.config, *before)}
+        targets |= {("queue", one.queue) for one in (self.config, *before)}
+        targets |= {("host", name) for part in self.config.slices for name in part.smtp}
+        return targets | {("domain", domain_of(address)) for address in entry.recipients}
 
 
 def _at_the_end(

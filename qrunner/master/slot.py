@@ -192,7 +192,7 @@ class Slot:
     @property
     def is_up(self) -> bool:
         beat = self.beat()
-        return beat is not None and beat.get("state") == "running"
+        return beat is not None and beat.get("state") in ("running", "suspended")
 
     def read_output(self) -> bool:
         """Logs what the process has printed since; False: it has closed its end."""

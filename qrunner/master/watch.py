@@ -38,7 +38,8 @@ class Process:
 
     @property
     def is_up(self) -> bool:
-        return self.state == "running"
+        # One that an operator has suspended has come up, and waits to be resumed.
+        return self.state in ("running", "suspended")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ Each slice has its host, or several, of which the living one with the most room 
 recipient's domain has its own. Every recipient has an
 outcome of its own: who got it is written down at once and is never sent it again; 4xx waits for the same host, 5xx
 is reported, one report for all of an attempt. While no host of the slice is up, entries go on unchanged to the first
-queue of ``on_down`` that has a living host, else to the last of them, for later. Waiting for a host is no attempt.
+queue of ``on_down`` that has a living host, else to the last of them, for later. Waiting for a host is no attempt, nor
+is waiting for a domain that is suspended.
 
 Guarantees: before the end of a message goes out, its history says so. What was under way when the connection, the
 process or the time ended stands there as ``ambiguous``, and goes as the host's ``on_ambiguous`` says: ``retry`` on
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qrunner import verp
@@ -139,7 +141,24 @@ class OutgoingRunner(Runner):
         return Settled(later=later, records=(record,))
 
     async def _deliver(self, entry: Entry, owed: Sequence[str]) -> Fate | Settled:
-        """Tries hosts until one has answered."""
+        """Hands it to those whose domain is not suspended; the others wait, at no cost."""
+        asleep = {one: found for one in owed if (found := self.site.suspensions.of_address(one)) is not None}
+        awake = [address for address in owed if address not in asleep]
+        unchanged = len(owed) == len(entry.recipients)
+        if not asleep:
+            return await self._try(entry, awake, unchanged=unchanged)
+        now_ns = self.clock.now_ns()
+        first = min(asleep.values(), key=lambda one: one.wait_s(now_ns))
+        rest = Later(str(first), delay_s=first.wait_s(now_ns) * (1 + random.random()), counts=False)
+        if not awake:
+            return Settled(later=rest)
+        return _with_the_rest(await self._try(entry, awake, unchanged=unchanged), awake, rest)
+
+    async def _try(self, entry: Entry, owed: Sequence[str], *, unchanged: bool) -> Fate | Settled:
+        """Tries hosts until one has answered.
+
+        :param unchanged: nothing has been written into its history yet.
+        """
         known = {recipient.address: recipient for recipient in entry.envelope.recipients}
         recipients = [known.get(address, Recipient(address)) for address in owed]
         tried: set[str] = set()
@@ -147,7 +166,7 @@ class OutgoingRunner(Runner):
         while (name := self._choose(entry, tried)) is not None:
             tried.add(name)
             try:
-                return await self._over(name, entry, recipients)
+                return await self._over(name, entry, recipients, unchanged=unchanged)
             except HostDown:
                 continue
             except HostBusy as error:
@@ -157,7 +176,7 @@ class OutgoingRunner(Runner):
                 return _wait(f"this machine: {error}", _OURS_S * (1 + random.random()))
         if busy is not None:
             return _wait(str(busy), busy.delay_s)
-        return self._away(entry, unchanged=len(owed) == len(entry.recipients))
+        return self._away(entry, unchanged=unchanged)
 
     def _choose(self, entry: Entry, tried: Collection[str]) -> str | None:
         """The living host with the most room, or the one that already answered this entry (a host that puts mail
@@ -172,10 +191,12 @@ class OutgoingRunner(Runner):
         before = next((line["host"] for line in reversed(entry.history) if line.get("host") in living), None)
         return str(before) if before is not None else living[0]
 
-    async def _over(self, name: str, entry: Entry, recipients: Sequence[Recipient]) -> Fate | Settled:
+    async def _over(
+        self, name: str, entry: Entry, recipients: Sequence[Recipient], *, unchanged: bool
+    ) -> Fate | Settled:
         """:raises HostDown, HostBusy, OSError: nobody was delivered to."""
         if name in self._direct:
-            return await self._to_their_own(self._direct[name], entry, recipients)
+            return await self._to_their_own(self._direct[name], entry, recipients, unchanged=unchanged)
         notes = _Notes(self, entry, name)
         delivery = await self._session(notes, recipients, fresh=False)
         if delivery.stale:
@@ -217,7 +238,7 @@ class OutgoingRunner(Runner):
         )
 
     async def _to_their_own(
-        self, direct: Direct, entry: Entry, recipients: Sequence[Recipient]
+        self, direct: Direct, entry: Entry, recipients: Sequence[Recipient], *, unchanged: bool
     ) -> Fate | Settled:
         """Each recipient to its domain's hosts."""
         parts = await direct.deliver(
@@ -238,7 +259,8 @@ class OutgoingRunner(Runner):
         if not (waiting or untried):
             return Settled(failures)
         if self._on_down and not untried and all(part.down for part in parts if part.waiting):
-            return self._past_the_dead(entry, failures, waiting)
+            unchanged = unchanged and len(waiting) == len(recipients)
+            return self._past_the_dead(entry, failures, waiting, unchanged=unchanged)
         if not waiting:
             return Settled(failures, soonest(untried))
         first = waiting[0]
@@ -246,12 +268,17 @@ class OutgoingRunner(Runner):
         return Settled(failures, later, deferrals(parts))
 
     def _past_the_dead(
-        self, entry: Entry, failures: tuple[Failure, ...], waiting: Sequence[Failure]
+        self,
+        entry: Entry,
+        failures: tuple[Failure, ...],
+        waiting: Sequence[Failure],
+        *,
+        unchanged: bool,
     ) -> Fate | Settled:
         """All who wait have no host that is up: by ``on_down``."""
         if failures:
             return Settled(failures, Later(waiting[0].text, delay_s=_AT_ONCE_S, counts=False))
-        return self._away(entry, unchanged=len(waiting) == len(entry.recipients))
+        return self._away(entry, unchanged=unchanged)
 
     def _held(
         self, host: str, failures: tuple[Failure, ...], records: tuple[Mapping[str, Any], ...]
@@ -277,8 +304,11 @@ class OutgoingRunner(Runner):
         return _wait(self._bad_news(), self.pool.wait_s(self._hosts))
 
     def _bad_news(self) -> str:
-        news = [f"{name}: {self.pool.health(name).last_error}" for name in self._hosts]
-        return "no host is up (" + "; ".join(news) + ")"
+        return "no host is up (" + "; ".join(map(self._news_of, self._hosts)) + ")"
+
+    def _news_of(self, name: str) -> str:
+        health = self.pool.health(name)
+        return str(health.suspension or f"{name}: {'suspended' if health.suspended else health.last_error}")
 
 
 class _Notes:
@@ -354,6 +384,20 @@ def in_doubt(entry: Entry) -> tuple[str, tuple[str, ...]] | None:
                 doubtful.pop(address, None)
     owed = tuple(address for address in entry.recipients if address in doubtful)
     return (doubtful[owed[0]], owed) if owed else None
+
+
+def _with_the_rest(fate: Fate | Settled, tried: Sequence[str], rest: Later) -> Fate | Settled:
+    """What became of those who were tried, and the others wait. An attempt says nothing of these: at its end the
+    lifetime is over for the tried ones only."""
+    if not isinstance(fate, Settled):
+        return fate
+    later = fate.later
+    if later is None:
+        return replace(fate, later=rest)
+    if not later.counts or later.of:
+        return fate
+    met = tuple(Failure(address, later.status, later.text, later.host) for address in tried)
+    return replace(fate, later=replace(later, of=met))
 
 
 def _wait(text: str, wait_s: float) -> Settled:

@@ -8,7 +8,7 @@
     var/host/NAME.want     touched by who finds all seats taken
 
 Guarantees: locks end with the process that holds them, however it ends. Not guaranteed: that health survives a
-power loss; it is learnt again. Failures: a board that can't be written (a full disk) is kept in memory by each
+power loss; it is learnt again. Whether an operator has suspended a host stands elsewhere and does. Failures: a board that can't be written (a full disk) is kept in memory by each
 process for as long.
 """
 
@@ -20,12 +20,14 @@ import os
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from qrunner.smtp.health import Health
+from qrunner.suspension import Suspension, machine_book
 
 Change = Callable[[Health], Health]
 WANTED_S = 2.0
@@ -79,6 +81,7 @@ class FileBoard:
         self._known: dict[str, tuple[tuple[int, int, int], Health]] = {}
         self._unwritten: dict[str, Health] = {}
         self._my_wants: dict[str, int] = {}
+        self._suspended = machine_book(folder.parent)
 
     def lay_out(self) -> None:
         """Makes the folder; without it nothing is shared, and each process knows its own."""
@@ -86,8 +89,17 @@ class FileBoard:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def read(self, name: str) -> Health:
-        if name in self._unwritten:
-            return self._unwritten[name]
+        health = self._unwritten.get(name) or self._read(name)
+        suspension = self._suspension(name)
+        if suspension is None:
+            return health
+        return replace(health, suspended=True, suspension=suspension)
+
+    def _suspension(self, name: str) -> Suspension | None:
+        those = (one for one in self._suspended.read() if one.target == ("host", name))
+        return next((one for one in those if one.is_on(time.time_ns())), None)
+
+    def _read(self, name: str) -> Health:
         path = self._folder / f"{name}.json"
         try:
             stat = path.stat()
@@ -112,10 +124,11 @@ class FileBoard:
                 return after
         except OSError:
             after = change(self.read(name))
-            self._unwritten[name] = after
+            self._unwritten[name] = bare(after)
             return after
 
     def _write(self, name: str, health: Health) -> None:
+        health = bare(health)
         temporary = self._folder / f".{name}.{os.getpid()}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
@@ -156,6 +169,11 @@ class FileBoard:
         except OSError:
             return False
         return asked_ns != self._my_wants.get(name) and abs(time.time_ns() - asked_ns) < WANTED_S * 1e9
+
+
+def bare(health: Health) -> Health:
+    """Without what an operator's suspension adds: it must not outlast it."""
+    return health if health.suspension is None else replace(health, suspended=False, suspension=None)
 
 
 def _lock(path: Path) -> FileLock:

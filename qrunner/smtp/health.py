@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from qrunner.clock import rfc3339
 from qrunner.config import HostConfig
+from qrunner.suspension import Suspension
 
 State = Literal["up", "down", "probing"]
 
@@ -31,6 +32,7 @@ class Health:
     :param failures: in a row. ``probes``: of them, since it went down.
     :param limit: how many connections it is given now; None: as many as configured.
     :param lost: ids of entries that lost a connection since the last success.
+    :param suspension: an operator's, while there is one; it stands in a file of its own.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Health:
     limit: int | None = None
     lost: tuple[str, ...] = ()
     suspended: bool = False
+    suspension: Suspension | None = None
 
     @property
     def is_up(self) -> bool:
@@ -66,7 +69,9 @@ class Health:
 
     def as_json(self) -> dict[str, Any]:
         """For a file: what ``status`` shows, and what it takes to go on from."""
-        return {**asdict(self), "retry_at": None if self.retry_at_ns is None else rfc3339(self.retry_at_ns)}
+        known = asdict(replace(self, suspension=None))
+        del known["suspension"]
+        return {**known, "retry_at": None if self.retry_at_ns is None else rfc3339(self.retry_at_ns)}
 
     @classmethod
     def of_json(cls, name: str, value: Mapping[str, Any]) -> Health:

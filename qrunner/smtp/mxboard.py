@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from hashlib import sha1
 from pathlib import Path
 
-from qrunner.smtp.board import WANTED_S, Change, FileBoard, Seat
+from qrunner.smtp.board import WANTED_S, Change, FileBoard, Seat, bare
 from qrunner.smtp.health import Health
 
 _FORGOTTEN_NS = 86_400 * 10**9
@@ -48,7 +48,7 @@ class MxBoard(FileBoard):
                 return self._changed(name, change)
         except OSError:
             after = change(self.read(name))
-            self._unwritten[name] = after
+            self._unwritten[name] = bare(after)
             return after
 
     def _changed(self, name: str, change: Change) -> Health:

@@ -87,15 +87,19 @@ class Pool:
         """Seconds until the first of these hosts may be tried, and some more, different each time: mail that waited
         for one host must not come back all at once."""
         now_ns = self._clock.now_ns()
-        waits = [(self._wait_s(name, now_ns), self._berths[name].host.probe_after_s) for name in names]
+        waits = [self._wait_s(name, now_ns) for name in names]
         soonest_s, spread_s = min(waits, default=(60.0, 60.0))
         return max(1.0, soonest_s) + random.random() * spread_s
 
-    def _wait_s(self, name: str, now_ns: int) -> float:
-        health = self.health(name)
+    def _wait_s(self, name: str, now_ns: int) -> tuple[float, float]:
+        """How long, and by how much at most longer."""
+        health, usual_s = self.health(name), self._berths[name].host.probe_after_s
+        if health.suspension is not None:
+            wait_s = health.suspension.wait_s(now_ns)
+            return wait_s, min(wait_s, usual_s)
         if health.suspended:
-            return self._berths[name].host.probe_after_s
-        return health.probe_in_s(now_ns)
+            return usual_s, usual_s
+        return health.probe_in_s(now_ns), usual_s
 
     @asynccontextmanager
     async def lend(self, name: str, *, fresh: bool = False) -> AsyncIterator[Loan]:

@@ -248,6 +248,15 @@ class Spool(Protocol):
         """An operator's end of an entry; False: it has gone or is in hand."""
         ...
 
+    def conclude(self, ref: Ref, follow: Callable[[Entry], Sequence[Add]]) -> tuple[str, ...] | None:
+        """An operator's end of an entry, in a queue or set aside, in one commit with the entries that follow from it;
+        their ids, or None: it has gone or is in hand.
+
+        :param follow: given the entry as it is once nobody else can have it.
+        :raises CorruptEntry: it is none, and stays. OSError, QueueError: nothing was done.
+        """
+        ...
+
     def lease(self, queue: str, range: Range, runner: str, slice: int, *, max_crashes: int = 3) -> Lease:
         """Takes a range. :raises LeaseHeld: a live one overlaps; the message names its holder."""
         ...

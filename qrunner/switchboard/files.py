@@ -8,25 +8,26 @@ Not guaranteed: more than the kernel's word that a sync is one.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.config import is_queue_name
 from qrunner.errors import CorruptEntry, QueueError
-from qrunner.format import history_line, parse_name, ready_name, seal
+from qrunner.format import Claimant, history_line, parse_name, ready_name, seal
 from qrunner.message import Draft, Entry
 from qrunner.schedule import due_after
 from qrunner.slices import Range
-from qrunner.switchboard import Add, Area, Holder, Ref
+from qrunner.switchboard import Add, Area, Holder, Ref, hands
 from qrunner.switchboard.claims import FilesLease
 from qrunner.switchboard.disk import Disk, Staged, append
 from qrunner.switchboard.hops import move
 from qrunner.switchboard.layout import Layout, ref_of
-from qrunner.switchboard.leases import live_holders, mark_explained, take
+from qrunner.switchboard.leases import is_live, live_holders, mark_explained, take
 from qrunner.switchboard.reading import names_in, open_path, read_path
 
 
@@ -34,6 +35,12 @@ def boot_id() -> str:
     """Names this boot of the machine: a claimant of another boot died with it."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().replace("-", "")[:12]
+
+
+def _claimant(ref: Ref) -> Claimant | None:
+    """In whose hand it is by its name; what is bad has names of its own."""
+    name = parse_name(os.path.basename(ref.token)) if ref.area != "bad" else None
+    return name.claimant if name is not None else None
 
 
 class FilesSpool:
@@ -118,9 +125,16 @@ class FilesSpool:
             for name in names_in(directory):
                 ref = ref_of(area, queue, directory, name)
                 if ref is not None:
-                    found.append(ref)
+                    found.append(self._told_apart(ref))
         found.sort(key=lambda ref: (ref.due_ns, ref.id))
         yield from found
+
+    def _told_apart(self, ref: Ref) -> Ref:
+        """What is set aside is in nobody's hand, but for an operator's."""
+        who = _claimant(ref)
+        if ref.active or who is None:
+            return ref
+        return dataclasses.replace(ref, active=is_live(self.layout.leases(ref.queue), who.nonce))
 
     def read(self, ref: Ref) -> Entry:
         name = parse_name(os.path.basename(ref.token).partition(".")[0])
@@ -140,7 +154,7 @@ class FilesSpool:
         due_ns: int | None = None,
         record: Mapping[str, Any] | None = None,
     ) -> bool:
-        if ref.active:
+        if not self._is_free(ref):
             return False
         goes_to = queue or ref.queue
         target = self.layout.destination(area, goes_to, ref.id)
@@ -163,13 +177,28 @@ class FilesSpool:
             self.log.info("history line lost path=%s error=%s", path, error)
 
     def remove(self, ref: Ref) -> bool:
-        if ref.active:
+        if not self._is_free(ref):
             return False
         try:
             os.unlink(ref.token)
         except FileNotFoundError:
             return False
         return True
+
+    def conclude(self, ref: Ref, follow: Callable[[Entry], Sequence[Add]]) -> tuple[str, ...] | None:
+        self._check_ours()
+        if not self._is_free(ref):
+            return None
+        mine = Claimant(os.getpid(), os.urandom(6).hex(), 1, boot_id(), self.node)
+        return hands.conclude(self.layout, self.disk, mine, ref, follow, self.clock.now_ns())
+
+    def _is_free(self, ref: Ref) -> bool:
+        """Whether nobody has it in hand; what an operator's hand left of it that has died is settled before."""
+        who = _claimant(ref)
+        if ref.active or who is None:
+            return not ref.active
+        hands.settle(self.layout, self.disk, ref.queue)
+        return not is_live(self.layout.leases(ref.queue), who.nonce)
 
     def lease(self, queue: str, range: Range, runner: str, slice: int, *, max_crashes: int = 3) -> FilesLease:
         self.prepare([queue])

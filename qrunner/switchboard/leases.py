@@ -30,6 +30,7 @@ from qrunner.switchboard.reading import read_path
 
 _REGISTRY_S = 30.0
 _LONGEST = 1 << 16
+HAND = ".hand"
 _NONCE = re.compile(r"[0-9a-z]{1,64}")
 
 
@@ -60,24 +61,24 @@ def take(directory: Path, holder: Holder) -> HeldLease:
     with registry(directory):
         for other in read_all(directory):
             if not is_live(directory, other.nonce):
-                _forget(directory, other.nonce)
+                forget(directory, other.nonce)
             elif other.range is not None and other.range.overlaps(holder.range):
                 raise LeaseHeld(f"the range {holder.range} is taken: {other} owns {other.range}")
         _tidy(directory)
-        lock = _lock(directory / f"{holder.nonce}.lock", 0)
-        lock.acquire()
+        mine = lock(directory / f"{holder.nonce}.lock", 0)
+        mine.acquire()
         try:
             _write(directory, holder)
         except OSError:
-            lock.release()
-            _forget(directory, holder.nonce)
+            mine.release()
+            forget(directory, holder.nonce)
             raise
-    return HeldLease(directory, holder, lock)
+    return HeldLease(directory, holder, mine)
 
 
 def registry(directory: Path) -> BaseFileLock:
     """The lock under which leases are taken and committed hops of the dead rolled forward; for a moment only."""
-    return _lock(directory / "registry.lock", _REGISTRY_S)
+    return lock(directory / "registry.lock", _REGISTRY_S)
 
 
 def live_holders(directory: Path) -> list[Holder]:
@@ -120,8 +121,8 @@ def mark_explained(directory: Path, nonce: str) -> None:
 
 
 def is_explained(directory: Path, nonce: str) -> bool:
-    """Whether its death was announced."""
-    return (directory / f"{nonce}.explained").exists()
+    """Whether its death was announced, or it was an operator's hand: that has killed nobody."""
+    return any((directory / f"{nonce}{suffix}").exists() for suffix in (".explained", HAND))
 
 
 def sweep(directory: Path, before_s: float) -> None:
@@ -132,7 +133,8 @@ def sweep(directory: Path, before_s: float) -> None:
                 path.unlink()
 
 
-def _forget(directory: Path, nonce: str) -> None:
+def forget(directory: Path, nonce: str) -> None:
+    """Removes what is left of a lease."""
     # Its announcement stays: what it had in hand may lie in ranges that others take over later.
     for suffix in ("json", "lock"):
         with contextlib.suppress(OSError):
@@ -150,7 +152,8 @@ def _tidy(directory: Path) -> None:
                 os.unlink(directory / name)
 
 
-def _lock(path: Path, timeout_s: float) -> BaseFileLock:
+def lock(path: Path, timeout_s: float) -> BaseFileLock:
+    """A lock that is not taken yet; it ends with its process."""
     return FileLock(path, timeout=timeout_s, mode=0o600, thread_local=False, fallback_to_soft=False)
 
 

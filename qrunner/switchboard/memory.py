@@ -164,6 +164,21 @@ class MemorySpool:
                 del self._kept[kept.id]
             return kept is not None
 
+    def conclude(self, ref: Ref, follow: Callable[[Entry], Sequence[Add]]) -> tuple[str, ...] | None:
+        """Ends an entry that nobody has in hand, with what follows from it; None: it has gone or is in hand."""
+        with self._lock:
+            kept = self._idle(ref)
+            if kept is None:
+                return None
+            adds = follow(kept.entry())
+            sealed = [seal(add.draft, self.clock.now_ns()) for add in adds]
+            for add in adds:
+                self._expect(add.queue)
+            del self._kept[kept.id]
+            for one, add in zip(sealed, adds, strict=True):
+                self._lay_down(one, add.queue, add.due_ns)
+            return tuple(one.id for one in sealed)
+
     def lease(
         self, queue: str, range: Range, runner: str, slice: int, *, max_crashes: int = 3
     ) -> MemoryLease:

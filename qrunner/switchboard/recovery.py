@@ -21,7 +21,7 @@ from qrunner.errors import CorruptEntry
 from qrunner.format import Claimant, Name, Opened, crash_marks, history_line, parse_name, unanswered
 from qrunner.log import visible
 from qrunner.message import SETTLED, Entry
-from qrunner.switchboard import Claim, Recovered
+from qrunner.switchboard import Claim, Recovered, hands
 from qrunner.switchboard.disk import HIDDEN, Disk, append, rename_new
 from qrunner.switchboard.hops import Hops, is_ours, move
 from qrunner.switchboard.index import key_of
@@ -60,6 +60,7 @@ class Recovery:
         # Asked once a nonce: whom the hops take for alive may not be dead to the claims, whose fate a hop may name.
         is_live = functools.cache(self._is_live)
         found = Recovered(rolled=self._roll_forward(is_live))
+        found.rolled += hands.settle(self._layout, self._hops.disk, self._queue, is_live)
         keys: list[bytes] = []
         dead: list[tuple[str, Name]] = []
         for directory in self._layout.directories(self._queue, part=self._range):

@@ -136,6 +136,19 @@ def _shift(lies: Area, **where: object) -> Callable[[FilesSpool], Step]:
     return begin
 
 
+def _conclude(lies: Area, *, report: bool = True) -> Callable[[FilesSpool], Step]:
+    """An operator's end of an entry that lies there, with what follows from it."""
+
+    def begin(spool: FilesSpool) -> Step:
+        (ref,) = spool.peek("in")
+        if lies != "queue":
+            assert spool.shift(ref, area=lies)
+            (ref,) = spool.peek("in", lies)
+        return lambda: spool.conclude(ref, lambda entry: added("third") if report else ())
+
+    return begin
+
+
 def _remove(spool: FilesSpool) -> Step:
     (ref,) = spool.peek("in")
     return lambda: spool.remove(ref)
@@ -169,6 +182,8 @@ def taking_the_range(spool: FilesSpool) -> Step:
 
 P0, P3 = at("in", "p0"), at("in", "p0", "p1", "p2")
 C0 = at("out", "c0")
+HELD = at("in", "p0", area="hold")
+ASIDE: tuple[Area, ...] = ("queue", "hold", "shunt")
 FORK = at("out", "c0") + at("third", "c1") + at("out", "c2")
 
 TRANSITIONS = {
@@ -243,4 +258,11 @@ TRANSITIONS = {
     "an operator's requeue": Transition(_shift("queue", queue="out"), P0, at("out", "p0")),
     "an operator's release": Transition(_shift("hold", area="queue"), at("in", "p0", area="hold"), P0),
     "an operator's delete": Transition(_remove, P0, Counter()),
+    **{
+        f"an operator's end with a report, in {area}": Transition(
+            _conclude(area), at("in", "p0", area=area), at("third", "c0")
+        )
+        for area in ASIDE
+    },
+    "an operator's end without one": Transition(_conclude("hold", report=False), HELD, Counter()),
 }
