@@ -209,6 +209,16 @@ async def test_domains_with_the_same_host_share_a_session_but_no_transaction(one
     assert one.sinks[2].connections == 1
 
 
+@on(out="verp = true")
+async def test_senders_name_their_recipients_here_too(one: Bench) -> None:
+    one.domain("a.example", 2)
+    one.send("x@a.example", "y@a.example")
+    await one.settle()
+    senders = [received.sender for received in one.sinks[2].messages]
+    assert senders == ["ann+x=a.example@example.org", "ann+y=a.example@example.org"]
+    assert one.sinks[2].connections == 1
+
+
 @on()
 async def test_while_the_best_host_refuses_connections_the_next_one_is_taken(one: Bench) -> None:
     await one.host(3)
