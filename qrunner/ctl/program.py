@@ -48,6 +48,7 @@ VERBS: Mapping[str, Verb] = {
     "flush": Verb("qrunner.ctl.entries:flush", "make deferred entries due now"),
     "suspend": Verb("qrunner.ctl.suspending:suspend", "let a runner, queue, host or domain wait"),
     "resume": Verb("qrunner.ctl.suspending:resume", "let it go on"),
+    "route": Verb("qrunner.ctl.route:route", "where mail for an address would go, and by which rule"),
     "slices": Verb("qrunner.ctl.listing:slices", "a runner's slices: range, share, owner, what waits"),
     "mta-config": Verb("qrunner.ctl.mta:mta_config", "the lines for an MTA, to paste"),
 }
