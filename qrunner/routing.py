@@ -60,9 +60,13 @@ class Routing:
         ]
 
     def _choose(self, route: RouteConfig, entry: Entry, recipient: str) -> str:
-        for rule in route.rules:
+        return route.rules[self.rule(route, entry, recipient)[0]].queue
+
+    def rule(self, route: RouteConfig, entry: Entry, recipient: str) -> tuple[int, bool]:
+        """The rule, counted from 0, that decides about a recipient, and whether it fits: if none does, it is the last."""
+        for number, rule in enumerate(route.rules):
             if rule.match.fits(
                 sender=entry.sender, recipient=recipient, header=entry.header, meta=entry.meta
             ):
-                return rule.queue
-        return route.rules[-1].queue
+                return number, True
+        return len(route.rules) - 1, False

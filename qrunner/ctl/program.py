@@ -44,9 +44,11 @@ VERBS: Mapping[str, Verb] = {
     "unshunt": Verb("qrunner.ctl.entries:unshunt", "shunted entries back to where they came from"),
     "requeue": Verb("qrunner.ctl.entries:requeue", "entries into a queue again, wherever they are"),
     "delete": Verb("qrunner.ctl.entries:delete", "end entries, for good"),
+    "bounce": Verb("qrunner.ctl.entries:bounce", "end entries, each with a report to its sender"),
     "flush": Verb("qrunner.ctl.entries:flush", "make deferred entries due now"),
     "suspend": Verb("qrunner.ctl.suspending:suspend", "let a runner, queue, host or domain wait"),
     "resume": Verb("qrunner.ctl.suspending:resume", "let it go on"),
+    "route": Verb("qrunner.ctl.route:route", "where mail for an address would go, and by which rule"),
     "slices": Verb("qrunner.ctl.listing:slices", "a runner's slices: range, share, owner, what waits"),
     "mta-config": Verb("qrunner.ctl.mta:mta_config", "the lines for an MTA, to paste"),
 }

@@ -1,0 +1,95 @@
+"""``bounce``: an entry ends with a report to its sender, wherever it lies."""
+
+from __future__ import annotations
+
+import pytest
+
+from qrunner.message import Draft, Envelope, Recipient
+from qrunner.switchboard import Area
+
+from .conftest import Place
+from .test_entries import claim, leased
+
+
+@pytest.mark.parametrize("area", ["queue", "hold", "shunt"])
+def test_an_entry_ends_and_its_sender_is_told_why(place: Place, area: Area) -> None:
+    id = place.enqueue("slow")
+    if area != "queue":
+        place.aside(area, id, "slow")
+    result = place.call("bounce", id, "--reason", "the list was closed")
+    assert (result.exit_code, result.stdout.split()) == (0, [id])
+    assert place.ids("slow", area) == []
+    (ref,) = place.site.spool.peek("out")
+    report = place.site.spool.read(ref)
+    assert (report.sender, report.recipients, report.parents) == ("", ("ann@example.org",), (id,))
+    assert report.header("Auto-Submitted") == "auto-replied"
+    assert b"Final-Recipient: rfc822; bob@example.net" in report.message
+    assert b"Diagnostic-Code: X-qrunner; the list was closed" in report.message
+    assert b"Status: 5.0.0" in report.message
+    assert f" bounce id={id} queue=slow" in place.log()
+
+
+def test_without_a_reason_the_report_names_the_site(place: Place) -> None:
+    assert place.call("bounce", place.enqueue()).exit_code == 0
+    (ref,) = place.site.spool.peek("out")
+    assert b"given up by the postmaster of lists.example.org" in place.site.spool.read(ref).message
+
+
+def test_only_those_who_are_still_owed_it_are_reported(place: Place) -> None:
+    history = ({"t": 1, "what": "delivered", "to": ["bob@example.net"]},)
+    envelope = Envelope.of("ann@example.org", ["bob@example.net", "cat@example.net"])
+    id = place.put("abcdef" + "1" * 34, envelope=envelope, recipients=("cat@example.net",), history=history)
+    assert place.call("bounce", id).exit_code == 0
+    (ref,) = place.site.spool.peek("out")
+    message = place.site.spool.read(ref).message
+    assert (b"rfc822; cat@" in message, b"rfc822; bob@" in message) == (True, False)
+
+
+def test_the_null_sender_and_who_asked_not_to_be_told_hear_nothing_and_the_entry_ends(place: Place) -> None:
+    null = place.enqueue(sender="")
+    never = Envelope("ann@example.org", (Recipient("bob@example.net", "NEVER"),))
+    quiet = place.site.spool.enqueue("in", Draft(b"\n", never))
+    result = place.call("bounce", null, quiet)
+    assert (result.exit_code, sorted(result.stdout.split())) == (0, sorted([null, quiet]))
+    assert result.stderr.count("nobody is to be told of it") == 2
+    assert [place.ids("in"), place.ids("out")] == [[], []]
+
+
+def test_the_rules_of_all_verbs_hold(place: Place) -> None:
+    one, two = place.enqueue(), place.enqueue()
+    assert place.call("bounce").exit_code == 2
+    assert place.call("bounce", "in").exit_code == 2
+    rehearsal = place.call("bounce", "in", "--dry-run")
+    assert "2 entries (2 in in) would be bounced" in rehearsal.stderr
+    assert place.ids("in") == [one, two]
+    assert place.call("bounce", "ALL", "--yes").exit_code == 0
+    assert len(place.ids("out")) == 2
+
+
+def test_an_entry_in_a_runner_s_hand_is_left_alone_and_named(place: Place) -> None:
+    id = place.enqueue()
+    with leased(place) as lease:
+        claim(place, lease, id)
+        result = place.call("bounce", id)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "a runner has it in hand" in result.stderr
+    assert place.ids("out") == []
+
+
+def test_what_is_bad_has_nobody_to_tell(place: Place) -> None:
+    id = place.enqueue()
+    place.aside("bad", id)
+    result = place.call("bounce", id)
+    assert (result.exit_code, place.ids("in", "bad")) == (1, [id])
+    assert "can't be read" in result.stderr
+
+
+def test_a_damaged_entry_stays_and_is_named(place: Place) -> None:
+    id = place.enqueue()
+    (ref,) = place.site.spool.peek("in")
+    with open(ref.token, "r+b") as file:
+        file.truncate(100)
+    result = place.call("bounce", id)
+    assert (result.exit_code, place.ids("in")) == (1, [id])
+    assert "cut short" in result.stderr
+    assert place.list("in")[0]["state"] == "ready"
