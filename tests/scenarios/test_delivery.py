@@ -6,7 +6,6 @@ import gzip
 import json
 import math
 import re
-import smtplib
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -119,15 +118,9 @@ def mails() -> list[Mail]:
 
 def send_all(mta: Postfix, mail: Sequence[Mail]) -> None:
     """One session after another message, as a busy client has it."""
-    with smtplib.SMTP("127.0.0.1", mta.port, timeout=60) as session:
-        session.ehlo("client.example.org")
+    with mta.session() as session:
         for one in mail:
-            for command in (f"MAIL FROM:<{one.sender}>", f"RCPT TO:<{one.recipient}>"):
-                code, reply = session.docmd(command)
-                assert code == 250, (command, code, reply)
-            wire = re.sub(rb"\r?\n", b"\r\n", one.message)
-            code, reply = session.data(wire)
-            assert code == 250, (code, reply)
+            mta.say(session, re.sub(rb"\r?\n", b"\r\n", one.message), one.sender, one.recipient)
 
 
 def inject_all(made: Installed, mail: Sequence[Mail]) -> None:
