@@ -126,7 +126,8 @@ class Site:
             due_ns=now_ns,
         )
         for name, part in self.routing.resolve(queue, looked_at):
-            yield name, Draft(part.message, part.envelope, part.meta, draft.parents, draft.arrival_ns or now_ns)
+            arrival_ns = draft.arrival_ns or now_ns
+            yield name, Draft(part.message, part.envelope, part.meta, draft.parents, arrival_ns)
 
     def entries(self, *queues: str) -> Iterator[Entry]:
         """What waits in these queues (in all, if none is named), oldest due first; what moves meanwhile may be
