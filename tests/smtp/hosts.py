@@ -84,11 +84,11 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def smtp_sink(*options: str, dump: Path | None = None) -> AsyncIterator[int]:
+async def smtp_sink(*options: str, dump: Path | None = None, port: int = 0) -> AsyncIterator[int]:
     """Postfix's smtp-sink with these faults; its port. ``dump``: a folder for the messages that it takes."""
     program = shutil.which("smtp-sink", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     assert program is not None
-    port = free_port()
+    port = port or free_port()
     command = [program, *options]
     if os.getuid() == 0:
         command[1:1] = ["-u", "nobody"]

@@ -1,0 +1,117 @@
+"""A site in this process whose hosts are real ones, on loopback: its queues are in memory, its clock a test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from qrunner.config import parse
+from qrunner.engine.loop import Engine
+from qrunner.loading import load_class
+from qrunner.message import Draft, Entry, Envelope
+from qrunner.runners.outgoing import OutgoingRunner
+from qrunner.site import Site
+from qrunner.smtp.client import SmtpDialer
+from qrunner.smtp.health import Health
+from qrunner.switchboard.memory import MemorySpool
+from qrunner.testing.clock import FakeClock
+
+LIMIT_S = 30.0
+MESSAGE = b"Subject: hello\n\nworld\n"
+SITE = """
+[site]
+hostname = "lists.example.org"
+queue_dir = "q"
+state_dir = "v"
+postmaster = "pm@lists.example.org"
+report_queue = "reports"
+retry = { first = "5m", lifetime = "2d", jitter = 0 }
+"""
+RUNNER = """
+[runner.out]
+class = "outgoing"
+smtp = "mta"
+"""
+
+
+def host(port: int, more: str = "", name: str = "mta") -> str:
+    """The section of a host on loopback."""
+    return f'[smtp.{name}]\nhost = "127.0.0.1"\nport = {port}\n{more}\n'
+
+
+class Live:
+    """The site."""
+
+    def __init__(self, toml: str, folder: Path) -> None:
+        self.clock = FakeClock()
+        config = parse(SITE + toml, folder / "qrunner.toml")
+        self.spool = MemorySpool(self.clock)
+        self.spool.prepare(config.queues())
+        dialer = SmtpDialer(config.site.hostname)
+        self.site = Site(config, spool=self.spool, clock=self.clock, dialer=dialer)
+        self.engines: dict[str, Engine] = {}
+
+    async def open(self) -> None:
+        for name, runner in self.site.config.runners.items():
+            log = logging.getLogger(f"qrunner.{name}")
+            self.engines[name] = Engine(self.site, runner, 0, load_class(runner.class_name), log=log)
+            await self.engines[name].open()
+
+    async def close(self) -> None:
+        for engine in self.engines.values():
+            await engine.close()
+
+    def send(self, *to: str, sender: str = "ann@example.org", message: bytes = MESSAGE) -> str:
+        return self.spool.enqueue("out", Draft(message, Envelope.of(sender, to)))
+
+    async def settle(self) -> None:
+        """All that is due now."""
+        async with asyncio.timeout(LIMIT_S):
+            while any([await engine.step() for engine in self.engines.values()]):
+                pass
+
+    async def pass_by(self, time: str) -> None:
+        self.clock.advance(time)
+        await self.settle()
+
+    async def until_empty(self, step: str = "10m", steps: int = 400) -> None:
+        """Lets time pass until no runner has anything left."""
+        for _ in range(steps):
+            if not any(self.entries(queue) for queue in self.engines):
+                return
+            await self.pass_by(step)
+        raise AssertionError([entry.history for queue in self.engines for entry in self.entries(queue)])
+
+    def entries(self, queue: str = "out") -> list[Entry]:
+        return list(self.site.entries(queue))
+
+    @property
+    def reports(self) -> list[Entry]:
+        return self.entries("reports")
+
+    def health(self, name: str = "mta") -> Health:
+        runner = self.engines["out"].runner
+        assert isinstance(runner, OutgoingRunner)
+        return runner.pool.health(name)
+
+
+@asynccontextmanager
+async def live(toml: str) -> AsyncIterator[Live]:
+    """Opened, and closed at the end."""
+    with TemporaryDirectory() as folder:
+        one = Live(toml, Path(folder))
+        await one.open()
+        try:
+            yield one
+        finally:
+            await one.close()
+
+
+def lines(entry: Entry, what: str) -> list[Mapping[str, Any]]:
+    """Those of its history that say so."""
+    return [line for line in entry.history if line["what"] == what]
