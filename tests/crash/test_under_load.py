@@ -107,6 +107,6 @@ def test_what_was_accepted_arrives_once_whoever_is_killed(tmp_path: Path) -> Non
 
 @pytest.mark.stress
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", range(2, 6))
+@pytest.mark.parametrize("seed", [2, 3])
 def test_what_was_accepted_arrives_once_whoever_is_killed_for_minutes(tmp_path: Path, seed: int) -> None:
     stream_and_kill(tmp_path, messages=2_000, kills=150, seed=seed, durability="full")
