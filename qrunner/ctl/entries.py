@@ -125,7 +125,7 @@ def delete(ctx: click.Context, selection: Selection, terms: Terms) -> None:
 def bounce(ctx: click.Context, selection: Selection, terms: Terms, reason: str) -> None:
     """End entries, each with a report to its sender about everybody who is still owed it.
 
-    Both happen, or neither. The null sender is told nothing, nor who has asked not to be.
+    Both happen, or neither. Who has asked not to be told is not; instead of the null sender it is the postmaster.
     """
     task = Task.begin(ctx, selection, terms)
     text = reason or f"given up by the postmaster of {task.site.config.site.hostname}"

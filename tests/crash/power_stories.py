@@ -62,7 +62,7 @@ def near(draft: Draft, arrival_ns: int) -> Sealed:
 def cornered() -> Iterator[None]:
     """While this lasts ids begin with 00, and the directories are those that ``lay_out`` made."""
     with ExitStack() as stack:
-        for module in ("files", "claims"):
+        for module in ("files", "claims", "hands"):
             stack.enter_context(patch(f"qrunner.switchboard.{module}.seal", near))
         stack.enter_context(patch.object(Layout, "prepare", lambda *_: None))
         yield
@@ -288,6 +288,18 @@ def shift_by_an_operator(site: Site) -> None:
         assert site.spool.shift(ref, area=area, record=record)  # type: ignore[arg-type]
 
 
+def end_by_an_operator(site: Site) -> None:
+    """Of what waits, and of what is held, with reports on both."""
+    for key in ("one", "two"):
+        site.accept(key)
+        (ref,) = site.spool.peek("in")
+        if key == "two":
+            assert site.spool.shift(ref, area="hold")
+            (ref,) = site.spool.peek("in", "hold")
+        site.recorder.mark("may become", key, (f"{key}s",))
+        assert site.spool.conclude(ref, lambda entry: site.adds(f"{key_of(entry.message)}s"))
+
+
 def recovery_of_claims(site: Site) -> None:
     """A process dies with two entries in hand, one of them partly delivered; its successor puts them back."""
     site.accept("one")
@@ -378,6 +390,7 @@ STORIES: tuple[Story, ...] = (
     put_back,
     finish,
     shift_by_an_operator,
+    end_by_an_operator,
     recovery_of_claims,
     recovery_of_a_finished_entry,
     recovery_of_a_rewrite,

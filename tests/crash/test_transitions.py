@@ -71,6 +71,8 @@ def test_a_death_at_any_call_neither_loses_nor_doubles(stage: Stage, name: str, 
         pytest.param("other content with a report", marks=pytest.mark.stress),
         pytest.param("three held at once", marks=pytest.mark.stress),
         pytest.param("defer", marks=pytest.mark.stress),
+        pytest.param("an operator's end with a report, in hold", marks=pytest.mark.stress),
+        pytest.param("an operator's end with a report, in queue", marks=pytest.mark.stress),
     ],
 )
 def test_a_death_at_any_call_of_a_recovery_neither_loses_nor_doubles(stage: Stage, name: str) -> None:
