@@ -7,6 +7,8 @@ module           its job
 ``batch``        the same for a ``BatchRunner``: looks, then claims what a pair names
 ``disposal``     handlers, then the runner's own ``dispose``, awaited or in a thread
 ``verdict``      from a fate, or an exception, to one commit
+``hooks``        ``periodic``, ``idle`` and ``cleanup``, which stop nothing
+``trouble``      how long to wait when the disk is full
 ``suspects``     who may have killed its process, and so runs alone
 ===============  ===========================================================================
 """

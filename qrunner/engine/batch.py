@@ -53,7 +53,7 @@ class BatchEngine(Engine):
         return self.lease.next_due_ns(self._looked_ns)
 
     def _fill(self) -> None:
-        if self._tasks or self._stopping.is_set() or self._is_troubled():
+        if self._tasks or self._stopping.is_set() or self._trouble.is_on:
             return
         now = self.clock.now_ns()
         due_ns = self._next_due_ns()
@@ -87,7 +87,7 @@ class BatchEngine(Engine):
         self._become("waiting", reason)
         pause_s = self._pause_s if delay_s is None else delay_s
         self._pause_s = min(_PAUSE_S[1], self._pause_s * 2)
-        self._troubled_until_ns = self.clock.monotonic_ns() + int(pause_s * 1e9)
+        self._trouble.wait(pause_s)
         self._rung = True
 
     async def _show(self, refs: Sequence[Ref]) -> None:

@@ -18,7 +18,9 @@ from typing import Any
 from qrunner.clock import Clock
 from qrunner.config import RunnerConfig
 from qrunner.engine.disposal import fate_of, tell
+from qrunner.engine.hooks import Hooks
 from qrunner.engine.suspects import Suspects
+from qrunner.engine.trouble import Trouble
 from qrunner.engine.verdict import Judge, Verdict
 from qrunner.errors import LeaseHeld, TemporaryFailure
 from qrunner.format import crash_marks
@@ -32,7 +34,6 @@ from qrunner.slices import cut
 from qrunner.switchboard import Claim, Lease, Recovered, Ref
 
 _LEASE_RETRY_S = 1.0
-_TROUBLE_S = (0.5, 30.0)
 _TWIN_S = 1.0
 _BELLLESS_POLL_S = 2.0
 _LOOK_S = 1.0
@@ -58,7 +59,7 @@ class Engine:
         self.judge = Judge(site, config, log)
         self.runner = runner_class(Desk(config, slice, site, self, log))
         self.handlers = [load_function(name) for name in config.handlers]
-        self._hooks = [self.runner.bounced, *map(load_function, config.bounced)]
+        self._bounced = [self.runner.bounced, *map(load_function, config.bounced)]
         self._concurrency = config.slices[slice].concurrency
         self._lease: Lease | None = None
         self._wake = asyncio.Event()
@@ -71,10 +72,8 @@ class Engine:
         self._holds = False
         self._was_busy = True
         self._next_poll_ns = 0
-        self._next_periodic_ns: int | None = None
-        self._periodic: asyncio.Task[None] | None = None
-        self._troubled_until_ns = 0
-        self._trouble_s = _TROUBLE_S[0]
+        self._hooks = Hooks(self.runner, self.clock, config.periodic_s, self._wake.set, log)
+        self._trouble = Trouble(self.clock)
 
     @property
     def lease(self) -> Lease:
@@ -134,8 +133,7 @@ class Engine:
         self._has_bell = self.lease.subscribe(self._ring)
         await self._refresh()
         await self.runner.start()
-        if self.config.periodic_s is not None:
-            self._next_periodic_ns = self.clock.monotonic_ns() + int(self.config.periodic_s * 1e9)
+        self._hooks.begin()
         self._become("running")
         self.came_up()
         return True
@@ -166,8 +164,7 @@ class Engine:
             return
         self._lease.stopping()
         await self._drain()
-        await self._end_periodic()
-        await self._call_hook(self.runner.cleanup)
+        await self._hooks.cleanup(self.config.grace_s)
         if not self._tasks:
             # A commit that hangs in the disk keeps the range for as long as this process lives.
             self._lease.release()
@@ -228,14 +225,14 @@ class Engine:
     async def _work(self) -> bool:
         """One turn: learns, claims, and runs the hooks; whether anything is in hand or was done."""
         await self._poll()
-        self._run_periodic()
+        self._hooks.run_periodic()
         if self._is_suspended():
             # What waits is due all the same: that is not idleness.
             return bool(self._tasks)
         self._fill()
         busy = bool(self._tasks)
-        if self._was_busy and not busy and not self._is_troubled():
-            await self._call_hook(self.runner.idle)
+        if self._was_busy and not busy and not self._trouble.is_on:
+            await self._hooks.idle()
         self._was_busy = busy
         return busy
 
@@ -244,15 +241,12 @@ class Engine:
         find = self.site.suspensions.find
         found = find("runner", self.config.name) or find("queue", self.config.queue)
         self._holds = found is not None
-        if not self._is_troubled():
+        if not self._trouble.is_on:
             if found is not None:
                 self._become("suspended", str(found))
             elif self.state == "suspended":
                 self._become("running")
         return self._holds
-
-    def _is_troubled(self) -> bool:
-        return self.clock.monotonic_ns() < self._troubled_until_ns
 
     async def _poll(self) -> None:
         now = self.clock.monotonic_ns()
@@ -269,8 +263,8 @@ class Engine:
         try:
             found = await asyncio.to_thread(self.lease.refresh)
         except OSError as error:
-            self._trouble(error)
-            self._next_poll_ns = self._troubled_until_ns
+            self._meet(error)
+            self._next_poll_ns = self._trouble.until_ns
         else:
             self._learn(found)
             self._untroubled()
@@ -297,10 +291,10 @@ class Engine:
         now = self.clock.monotonic_ns()
         # Sooner than anything else may come, an operator may want us to claim nothing, or to go on.
         ends = [self._next_poll_ns, now + int(_LOOK_S * 1e9)]
-        if self._next_periodic_ns is not None:
-            ends.append(self._next_periodic_ns)
-        if self._is_troubled():
-            ends.append(self._troubled_until_ns)
+        if self._hooks.next_ns is not None:
+            ends.append(self._hooks.next_ns)
+        if self._trouble.is_on:
+            ends.append(self._trouble.until_ns)
         elif self._has_room():
             due_ns = self._next_due_ns()
             if due_ns is not None:
@@ -317,26 +311,23 @@ class Engine:
     def _next_due_ns(self) -> int | None:
         return self.lease.next_due_ns()
 
-    def _trouble(self, error: OSError) -> None:
+    def _meet(self, error: OSError) -> None:
         """The disk: nothing more is claimed for a while."""
         self._become(
             "waiting", f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         )
-        if not self._is_troubled():
-            # All that are in hand meet the same trouble at once: it counts once.
-            self._troubled_until_ns = self.clock.monotonic_ns() + int(self._trouble_s * 1e9)
-            self._trouble_s = min(_TROUBLE_S[1], self._trouble_s * 2)
+        self._trouble.meet()
 
     def _untroubled(self) -> None:
         if self.state == "waiting":
             self._become("running")
-        self._trouble_s = _TROUBLE_S[0]
+        self._trouble.end()
 
     # Claiming
 
     def _fill(self) -> None:
         """Claims what is due, as much as there is room for."""
-        if self._stopping.is_set() or self._is_troubled():
+        if self._stopping.is_set() or self._trouble.is_on:
             return
         while len(self._tasks) < self._concurrency and not self._is_alone():
             if self._suspects.waiting:
@@ -375,9 +366,9 @@ class Engine:
                 self._suspects.queue(ref)
                 return True
         except OSError as error:
-            self._trouble(error)
+            self._meet(error)
             # Behind the others: what stands in the way of this one alone must not keep them waiting.
-            self.lease.renew(ref, self.clock.now_ns() + int(self._trouble_s * 1e9))
+            self.lease.renew(ref, self.clock.now_ns() + int(self._trouble.next_s * 1e9))
             return False
         if alone:
             self._suspects.begin(marks, self.clock.monotonic_ns())
@@ -457,8 +448,8 @@ class Engine:
                     ids = await asyncio.shield(asyncio.to_thread(self.lease.commit, verdict.hop))
                 break
             except OSError as error:
-                self._trouble(error)
-                wait_s = self._trouble_s
+                self._meet(error)
+                wait_s = self._trouble.next_s
             if self._stopping.is_set():
                 # Nothing was done: the entry goes back, or stays claimed for the next owner, unblamed.
                 for claim in claims:
@@ -477,7 +468,7 @@ class Engine:
         assert task is not None
         self._deciding.add(task)
         try:
-            await tell(self._hooks, verdict.bounces, self.config.timeout_s, self.log)
+            await tell(self._bounced, verdict.bounces, self.config.timeout_s, self.log)
         except asyncio.CancelledError:
             task.uncancel()
             event(self.log, "bounced was cut short", level=logging.WARNING)
@@ -500,34 +491,3 @@ class Engine:
             self.lease.put_back(claim)
         except OSError as error:
             event(self.log, "stays claimed", level=logging.WARNING, id=claim.entry.id, reason=str(error))
-
-    # Hooks
-
-    def _run_periodic(self) -> None:
-        if self._next_periodic_ns is None or self.clock.monotonic_ns() < self._next_periodic_ns:
-            return
-        self._next_periodic_ns = None
-
-        async def run() -> None:
-            await self._call_hook(self.runner.periodic)
-            assert self.config.periodic_s is not None
-            self._next_periodic_ns = self.clock.monotonic_ns() + int(self.config.periodic_s * 1e9)
-            self._wake.set()
-
-        self._periodic = asyncio.get_running_loop().create_task(run())
-
-    async def _end_periodic(self) -> None:
-        """Before ``cleanup``, which takes away what it may be using."""
-        if self._periodic is not None:
-            self._periodic.cancel()
-            await asyncio.wait([self._periodic], timeout=self.config.grace_s)
-
-    async def _call_hook(self, hook: Callable[[], Any]) -> None:
-        task = asyncio.current_task()
-        try:
-            await hook()
-        except BaseException as error:  # SystemExit too, but for our own cancellation
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
-            name = getattr(hook, "__name__", "hook")
-            event(self.log, f"{name} failed", level=logging.ERROR, exc=error)
