@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from qrunner import BatchRunner, Done, Entry, Fate, Runner, TemporaryFailure
 from qrunner.site import Site
+from qrunner.smtp.board import FileBoard
+from qrunner.smtp.mxboard import MxBoard
 from qrunner.suspension import Suspensions
 from qrunner.testing.clock import FakeClock
 from tests.driving import Bench, make_bench, running, until
@@ -250,3 +253,52 @@ async def test_mail_for_a_suspended_domain_does_not_spin_while_the_host_is_down(
     one.clock.advance("10m")
     await one.settle()
     assert sorted(one.got("mta1") + one.got("mta2")) == [("cat@example.org",)]
+
+
+HOST = ("host", "mta1")
+
+
+@pytest.mark.parametrize("kind", [FileBoard, MxBoard])
+def test_a_suspended_host_is_down_for_as_long_as_it_is_suspended_and_its_health_is_its_own(
+    tmp_path: Path, kind: type[FileBoard]
+) -> None:
+    board = kind(tmp_path / "host")
+    board.lay_out()
+    suspensions = Suspensions(tmp_path, tmp_path)
+    suspensions.suspend(HOST)
+    assert (board.read("mta1").is_up, board.read("mta2").is_up) == (False, True)
+    board.change("mta1", lambda health: replace(health, failures=2))
+    assert board.read("mta1").suspended
+    suspensions.resume(HOST)
+    fresh = kind(tmp_path / "host").read("mta1")
+    assert (fresh.suspended, fresh.suspension, fresh.failures, fresh.is_up) == (False, None, 2, True)
+
+
+def test_mail_for_a_suspended_host_goes_around_it_or_waits_at_no_cost(tmp_path: Path) -> None:
+    @story(WITH_BACKOFF)
+    async def test(one: Outgoing) -> None:
+        pools = [one.engines[name].runner.pool for name in ("out", "backoff")]  # type: ignore[attr-defined]
+        board = FileBoard(tmp_path / "host")
+        for pool in pools:
+            pool._board = board
+        one.engines["out"].runner._board = board  # type: ignore[attr-defined]
+        board.lay_out()
+        real = Suspensions(tmp_path, tmp_path)
+        real.suspend(HOST)
+        board._suspended._look_at_s = 0.0
+        one.send("bob@x")
+        await one.settle()
+        assert (one.got("mta1"), one.got("mta2")) == ([], [("bob@x",)])
+        real.suspend(("host", "mta2"))
+        board._suspended._look_at_s = 0.0
+        one.send("cat@x")
+        await one.settle()
+        (entry,) = one.entries("backoff")
+        assert (entry.attempts, one.got("mta1")) == (0, [])
+        real.resume(HOST)
+        board._suspended._look_at_s = 0.0
+        one.clock.advance("10m")
+        await one.settle()
+        assert one.got("mta1") == [("cat@x",)]
+
+    test(tmp_path)
