@@ -29,7 +29,9 @@ def path(tmp_path: Path) -> Iterator[Path]:
     for handler in list(root.handlers):
         if isinstance(handler, FileHandler):
             handler.close()
-    root.handlers[:], root.level = before
+    root.handlers[:] = before[0]
+    # Not by assignment: loggers remember what is worth a line, and only this makes them ask again.
+    root.setLevel(before[1])
     logging.captureWarnings(False)
 
 
