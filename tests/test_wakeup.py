@@ -63,7 +63,7 @@ def test_names_come_in_order_each_with_its_directory(watch: Watch, tmp_path: Pat
     for directory in (first, second):
         directory.mkdir()
         watch.add(str(directory))
-    names = [os.urandom(1 + number % 100).hex().encode() for number in range(500)]
+    names = [b"%d-%s" % (number, os.urandom(1 + number % 100).hex().encode()) for number in range(500)]
     for number, name in enumerate(names):
         (second if number % 2 else first).joinpath(name.decode()).touch()
     assert watch.read() == [
