@@ -12,6 +12,7 @@ ORCPT on.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -192,7 +193,9 @@ def _for_people(entry: Entry, failures: tuple[Failure, ...], to: str, about: Abo
     ]
     for failure in failures:
         where = f" (from {_clean(failure.host)})" if failure.host else ""
-        lines += [f"  {_clean(failure.address)}", f"      {_clean(failure.text)[:2000]}{where}"]
+        # No line longer than SMTP allows (RFC 5321 section 4.5.3.1.6), whatever a host said.
+        said = textwrap.wrap(f"{_clean(failure.text)[:2000]}{where}", 72, break_on_hyphens=False)
+        lines += [f"  {_clean(failure.address)}", *(f"      {line}" for line in said)]
         if failure.expired:
             lines.append("      It was tried for as long as this system tries.")
         if left_out := about.left_out.get(failure.address, 0):

@@ -61,6 +61,12 @@ class _Attentive(SMTPProtocol):
             self._unasked = True
         super().data_received(data)
 
+    async def read_response(self, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109 - its own signature
+        response = await super().read_response(timeout)
+        # STARTTLS empties the buffer afterwards: what was slipped in behind its reply would be forgotten, not found.
+        self._unasked = self._unasked or bool(self._buffer)
+        return response
+
     def eof_received(self) -> bool:
         self._unasked = True
         return super().eof_received()

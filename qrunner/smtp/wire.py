@@ -17,6 +17,7 @@ END = b".\r\n"
 # Quoted strings may hold anything but controls; outside of them nothing that could end the path (RFC 5321
 # section 4.1.2). What is left to the host: whether such an address makes sense.
 _PATH = re.compile(r'(?:"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*"|[^"<>\s\x00-\x1f\x7f])+\Z')
+_NUMBER = re.compile(r"[0-9]{1,20}\Z")
 _PARAMETER = re.compile(r"[!-~]+\Z")
 _NOTIFY = re.compile(r"NEVER\Z|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}\Z")
 
@@ -58,10 +59,11 @@ class Offer:
 
     @classmethod
     def of(cls, extensions: dict[str, str]) -> Offer:
-        """From an EHLO reply taken apart. A SIZE that is no number is no limit."""
+        """From an EHLO reply taken apart. A SIZE that is no number is no limit, nor is one longer than RFC 1870 allows:
+        Python refuses to read numbers of some thousand digits."""
         offered = {keyword.upper(): value.strip() for keyword, value in extensions.items()}
         size = offered.get("SIZE", "")
-        return cls(frozenset(offered), int(size) if size.isascii() and size.isdigit() else 0)
+        return cls(frozenset(offered), int(size) if _NUMBER.match(size) else 0)
 
     def has(self, keyword: str) -> bool:
         return keyword in self.keywords
