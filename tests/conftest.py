@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = [program for program in wanted if shutil.which(program, path=WHERE) is None]
     if missing:
         pytest.skip(f"not on this machine: {' '.join(missing)} (tests/wants names the packages)")
+
+
+@pytest.fixture(autouse=True)
+def _umask_is_kept() -> Iterator[None]:
+    """What becomes the owner of the queues also sets the umask; the tests after it have their own."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 def _not_run(config: pytest.Config) -> int:

@@ -177,6 +177,7 @@ def postfix(root: Path, text: str = "", *, main: str = "") -> Iterator[Postfix]:
     mta = Postfix(root, free_port())
     for directory in ("etc", "data", "spool"):
         (root / directory).mkdir(exist_ok=True)
+        (root / directory).chmod(0o755)
     shutil.chown(root / "data", "postfix")
     sections = pasted(text)
     sections[mta.configuration / "main.cf"] = sections.get(mta.configuration / "main.cf", "") + main
@@ -213,27 +214,7 @@ def _lay_down(mta: Postfix, sections: dict[Path, str]) -> None:
         path.write_text(lines)
 
 
-QUEUES = [
-    "active",
-    "bounce",
-    "corrupt",
-    "defer",
-    "deferred",
-    "flush",
-    "hold",
-    "incoming",
-    "private",
-    "saved",
-    "trace",
-]
-
-
 def _start(mta: Postfix) -> None:
-    """Starts it. Its queue's directories are laid out before: `postfix start` makes them and looks through them in one
-    go, and on a busy machine it has been seen to look before they were its own."""
-    for name in QUEUES:
-        (mta.root / "spool" / name).mkdir(mode=0o700, exist_ok=True)
-        shutil.chown(mta.root / "spool" / name, "postfix")
     command = ["postfix", "-c", str(mta.configuration), "start"]
     result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
     spool = subprocess.run(
