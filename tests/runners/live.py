@@ -49,7 +49,7 @@ class Live:
 
     def __init__(self, toml: str, folder: Path) -> None:
         self.clock = FakeClock()
-        config = parse(SITE + toml, folder / "qrunner.toml")
+        config = parse(toml, folder / "qrunner.toml")
         self.spool = MemorySpool(self.clock)
         self.spool.prepare(config.queues())
         dialer = SmtpDialer(config.site.hostname)
@@ -79,12 +79,14 @@ class Live:
         self.clock.advance(time)
         await self.settle()
 
-    async def until_empty(self, step: str = "10m", steps: int = 400) -> None:
-        """Lets time pass until no runner has anything left."""
+    async def until_empty(self, steps: int = 1_000) -> None:
+        """Lets time pass, from one due time to the next, until no runner has anything left."""
         for _ in range(steps):
-            if not any(self.entries(queue) for queue in self.engines):
+            due_ns = [entry.due_ns for queue in self.engines for entry in self.entries(queue)]
+            if not due_ns:
                 return
-            await self.pass_by(step)
+            self.clock.advance(max(0.1, (min(due_ns) - self.clock.now_ns()) / 1e9))
+            await self.settle()
         raise AssertionError([entry.history for queue in self.engines for entry in self.entries(queue)])
 
     def entries(self, queue: str = "out") -> list[Entry]:
@@ -101,10 +103,10 @@ class Live:
 
 
 @asynccontextmanager
-async def live(toml: str) -> AsyncIterator[Live]:
+async def live(toml: str, site: str = SITE) -> AsyncIterator[Live]:
     """Opened, and closed at the end."""
     with TemporaryDirectory() as folder:
-        one = Live(toml, Path(folder))
+        one = Live(site + toml, Path(folder))
         await one.open()
         try:
             yield one
