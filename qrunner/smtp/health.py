@@ -103,6 +103,9 @@ def failed(
     counted = replace(health, failures=failures, last_error=text)
     if health.state == "up" and not at_once and failures < host.failures_to_open:
         return counted
+    if health.state == "down":
+        # It had begun before the host went down: no probe has failed, so the next one comes no later for it.
+        return counted
     # The exponent is bounded: a host may be down for months.
     wait_s = min(host.probe_after_s * 2 ** min(health.probes, 16), PROBE_MAX_S) * (1 - 0.25 * random)
     retry_at_ns = now_ns + round(wait_s * 1e9)

@@ -43,6 +43,13 @@ def test_a_wrong_password_closes_a_host_at_once() -> None:
     assert not fails(Health("mta"), at_once=True).is_up
 
 
+def test_connections_that_fail_together_do_not_put_the_probe_off() -> None:
+    health = fails(Health("mta"), 20)
+    assert (health.state, health.failures) == ("down", 20)
+    assert health.probe_in_s(NOW_NS) == 60
+    assert fails(h.probing(health)).probe_in_s(NOW_NS) == 120
+
+
 def test_probes_grow_apart_and_never_stop() -> None:
     health, waits = fails(Health("mta"), 3), []
     for _ in range(100):
