@@ -45,7 +45,7 @@ class Berth:
     """The connections that this process has to one host.
 
     ``full_until_s``: all seats were found taken, and are not asked for again before. ``gave_s``: when one was last
-    given up to another process. Both on the loop's clock.
+    given up to another process. Both on the loop's clock. ``welcome``: it has let this process in before.
     """
 
     host: HostConfig
@@ -54,6 +54,8 @@ class Berth:
     waiters: deque[Waiter] = field(default_factory=deque)
     full_until_s: float = 0.0
     gave_s: float = 0.0
+    welcome: bool = False
+    door: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def next_waiter(self, *, for_idle: bool) -> Waiter | None:
         """Takes the first who waits out of the line; ``for_idle``: who wants no fresh connection."""

@@ -185,13 +185,26 @@ class Pool:
     async def _dial(self, berth: Berth, seat: Seat) -> Loan:
         berth.in_use += 1
         try:
-            channel = await self._reach(berth.host)
+            channel = await self._let_in(berth)
         except BaseException:
             seat.release()
             raise
         finally:
             berth.in_use -= 1
         return Loan(channel, seat, self._now_s())
+
+    async def _let_in(self, berth: Berth) -> Channel:
+        """A connection. Where a password is asked for, one at a time until it was right: twenty wrong ones at once lock
+        accounts. :raises HostDown: another one has just failed."""
+        if berth.host.username is None or berth.welcome:
+            return await self._reach(berth.host)
+        async with berth.door:
+            health = self.health(berth.host.name)
+            if health.state == "down":
+                raise HostDown(health)
+            channel = await self._reach(berth.host)
+            berth.welcome = True
+        return channel
 
     async def _reach(self, host: HostConfig) -> Channel:
         return await self._dialer.dial(host)
@@ -217,6 +230,7 @@ class Pool:
 
     def _failed(self, berth: Berth, error: HostFailure) -> Health:
         now_ns, dice = self._clock.now_ns(), random.random()
+        berth.welcome = berth.welcome and not error.at_once
         return self._change(
             berth.host.name,
             lambda health: h.failed(

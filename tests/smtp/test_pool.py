@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from qrunner.clock import SystemClock
 from qrunner.config import HostConfig
 from qrunner.smtp.board import FileBoard
+from qrunner.smtp.channel import HostFailure
 from qrunner.smtp.client import SmtpDialer
 from qrunner.smtp.pool import HostBusy, HostDown, Pool
 from qrunner.smtp.session import Delivery
-from qrunner.smtp.sink import Sink, SinkDialer
+from qrunner.smtp.sink import Sink, SinkChannel, SinkDialer
 from qrunner.smtp.sinkserver import SinkServer
 from qrunner.testing.clock import FakeClock
 from tests.smtp.hosts import config, deliver, kinds
@@ -45,6 +47,38 @@ def test_a_connection_is_used_again() -> None:
         for _ in range(5):
             await site.send()
         assert site.sink.connections == 1
+        await site.pool.close()
+
+    asyncio.run(test())
+
+
+class Doorkeeper(SinkDialer):
+    """A host that thinks for a moment about each password."""
+
+    tried, wrong = 0, True
+
+    async def dial(self, host: HostConfig, at: Sequence[str] = ()) -> SinkChannel:
+        self.tried += 1
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if self.wrong:
+            raise HostFailure("AUTH: 535 no", at_once=True)
+        return await super().dial(host, at)
+
+
+def test_a_wrong_password_is_given_once_however_many_wait() -> None:
+    async def test() -> None:
+        site = Site(username="me", probe_after_s=60)
+        site.dialer = Doorkeeper({"h": site.sink})
+        site.pool = Pool({"h": site.host}, site.dialer, site.board, site.clock, LOG)
+        results = await asyncio.gather(*(site.send(f"e{n}") for n in range(20)), return_exceptions=True)
+        assert {type(one) for one in results} == {HostDown}
+        assert site.dialer.tried == 1
+        assert site.pool.wait_s(["h"]) <= 120
+        site.clock.advance(60)
+        site.dialer.wrong = False
+        await site.send()
+        await asyncio.gather(*(site.send(f"e{n}") for n in range(20)))
         await site.pool.close()
 
     asyncio.run(test())
