@@ -67,7 +67,9 @@ auxprop_plugin: sasldb
 sasldb_path: {root}/sasldb2
 mech_list: {mechanism}
 """
-GREYLISTING = "smtpd_recipient_restrictions = check_policy_service inet:127.0.0.1:{port}, permit_mynetworks, reject\n"
+GREYLISTING = (
+    "smtpd_recipient_restrictions = check_policy_service inet:127.0.0.1:{port}, permit_mynetworks, reject\n"
+)
 USER, PASSWORD = "qrunner", "a word that nobody knows"
 
 
