@@ -34,7 +34,7 @@ from qrunner.owner import become_owner
 from qrunner.rundir import RunDir
 
 if TYPE_CHECKING:
-    from qrunner.engine.loop import Engine
+    from qrunner.engine.driver import Driver
 
 OK, DID_NOT_START, BUG, TRY_AGAIN, CONFIGURATION = 0, 1, 70, 75, 78
 _LOOK_S, _LOOK_EARLY_S, _BEAT_S = 2.0, 0.05, 10.0
@@ -61,7 +61,7 @@ class Task:
 class Heartbeat:
     """Writes down how the engine is: when that changes, and every ten seconds."""
 
-    def __init__(self, task: Task, engine: Engine) -> None:
+    def __init__(self, task: Task, engine: Driver) -> None:
         self._task, self._engine = task, engine
         self._path = RunDir(task.config.site.state_dir).runner_file(task.runner, task.slice)
         self._said: dict[str, Any] = {}
@@ -112,12 +112,12 @@ def run_slice(task: Task) -> int:
     _be_nice(config.slices[task.slice].nice)
     extend_path(task.config.site.python_path)
     # Loaded here, and not above, so that a program which only asks for the exit codes does not pay for it.
-    from qrunner.engine.batch import engine_for
+    from qrunner.engine.choice import driver_for
     from qrunner.site import Site
 
     try:
         runner_class = load_class(config.class_name)
-        engine = engine_for(Site(task.config), config, task.slice, runner_class, log=_log)
+        engine = driver_for(Site(task.config), config, task.slice, runner_class, log=_log)
     except ConfigError as error:
         event(_log, "runner not loaded", level=logging.ERROR, exc=error.__cause__, error=str(error))
         return _say(str(error), CONFIGURATION)
@@ -127,7 +127,7 @@ def run_slice(task: Task) -> int:
     return asyncio.run(_live(task, engine))
 
 
-async def _live(task: Task, engine: Engine) -> int:
+async def _live(task: Task, engine: Driver) -> int:
     heart = Heartbeat(task, engine)
     # At once: what is claimed next may end this process, and the master is to know whom the last death is laid to.
     engine.came_up = heart.beat
@@ -147,7 +147,7 @@ async def _live(task: Task, engine: Engine) -> int:
     return OK
 
 
-def _listen(task: Task, engine: Engine) -> None:
+def _listen(task: Task, engine: Driver) -> None:
     """Signals and the master's end, as calls in the loop."""
     loop = asyncio.get_running_loop()
 
@@ -181,7 +181,7 @@ def _listen(task: Task, engine: Engine) -> None:
 
 
 def _await_orphanhood(
-    task: Task, engine: Engine, loop: asyncio.AbstractEventLoop, orphaned: Callable[[], None]
+    task: Task, engine: Driver, loop: asyncio.AbstractEventLoop, orphaned: Callable[[], None]
 ) -> None:
     assert task.lifeline is not None
     os.read(task.lifeline, 1)
@@ -190,7 +190,7 @@ def _await_orphanhood(
     _end_after(task, engine)
 
 
-def _end_after(task: Task, engine: Engine) -> None:
+def _end_after(task: Task, engine: Driver) -> None:
     """Ends the process some seconds after its grace, whatever site code is stuck in; the master does so otherwise.
     That is written down, so that what is in hand is not blamed."""
 

@@ -6,6 +6,7 @@ be left out. The loop that drives it is ``qrunner.engine.loop``.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from qrunner.bounce import Bounce
 from qrunner.clock import Clock
 from qrunner.config import RunnerConfig, SliceConfig
 from qrunner.fate import Fate
-from qrunner.message import Entry
+from qrunner.message import Draft, Entry
+from qrunner.suspension import Suspension
+from qrunner.switchboard import Add
 
 if TYPE_CHECKING:
     from qrunner.site import Site
@@ -32,15 +35,44 @@ class Progress(Protocol):
         ...
 
 
+class Intake(Protocol):
+    """Where a door hands in what came from outside."""
+
+    async def take(self, draft: Draft, **fields: Any) -> tuple[str, ...]:
+        """Accepts a message: through the handlers, on to ``next``. Durable when it returns.
+
+        :param fields: what the log is to say of it besides, such as the peer.
+        :returns: the ids of its parts, none if a handler finished it.
+        :raises QueueError, TemporaryFailure: it is not accepted, for now. PermanentFailure: for good.
+        """
+        ...
+
+    async def adds(self, draft: Draft) -> Sequence[Add]:
+        """What the message becomes, for a door that commits by itself; raises as ``take``."""
+        ...
+
+    def took(self, draft: Draft, adds: Sequence[Add], ids: Sequence[str], **fields: Any) -> None:
+        """Counts and logs what such a door has committed."""
+        ...
+
+    def troubled(self, reason: str) -> None:
+        """Says in ``status`` why nothing can be taken in; with an empty reason, that it can again."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """All that a runner is given. Tests make one by hand."""
+    """All that a runner is given. Tests make one by hand.
+
+    ``intake``: a door's; None for a runner that owns a queue.
+    """
 
     config: RunnerConfig
     slice: int
     site: Site
     progress: Progress
     log: logging.Logger
+    intake: Intake | None = None
 
     @property
     def slice_config(self) -> SliceConfig:
@@ -104,3 +136,29 @@ class BatchRunner(Runner):
         :param entries: all that is due, oldest first; they are looked at, not claimed.
         """
         raise TypeError(f"{type(self).__name__} does not say what becomes of a batch: define dispose_batch()")
+
+
+class Door(Runner):
+    """A runner that brings mail in from outside: it owns no queue, and what it takes goes to ``next``.
+
+    ``start`` makes it reachable, or raises; ``meta.source`` of what it takes is its name.
+    """
+
+    @property
+    def intake(self) -> Intake:
+        """Where it hands mail in."""
+        assert self.desk.intake is not None
+        return self.desk.intake
+
+    @property
+    def suspension(self) -> Suspension | None:
+        """Why it is to take nothing now; None: it may."""
+        return self.site.suspensions.find("runner", self.name)
+
+    async def serve(self, stopping: asyncio.Event) -> None:
+        """Brings mail in until ``stopping`` is set, finishes what is under way, and returns. It is cancelled at the end
+        of ``grace``."""
+        raise TypeError(f"{type(self).__name__} does not say how to bring mail in: define serve()")
+
+    async def catch_up(self) -> None:
+        """Brings in what waits outside now, for ``run --once``. A door that is waited for has nothing to do."""

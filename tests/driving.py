@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qrunner.config import parse
-from qrunner.engine.batch import engine_for
+from qrunner.engine.choice import engine_for
 from qrunner.engine.loop import Engine
 from qrunner.message import Entry
 from qrunner.runner import Runner

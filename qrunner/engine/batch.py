@@ -11,27 +11,17 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from qrunner.config import RunnerConfig
 from qrunner.engine.disposal import handled
 from qrunner.engine.loop import Engine
 from qrunner.errors import TemporaryFailure
 from qrunner.log import event
 from qrunner.message import Entry
-from qrunner.runner import BatchRunner, Runner
-from qrunner.site import Site
+from qrunner.runner import BatchRunner
 from qrunner.switchboard import Claim, Ref
 from qrunner.threads import in_thread
 
 _PAUSE_S = (1.0, 60.0)
 _END = object()
-
-
-def engine_for(
-    site: Site, config: RunnerConfig, slice: int, runner_class: type[Runner], *, log: logging.Logger
-) -> Engine:
-    """The engine that a runner's class wants."""
-    kind = BatchEngine if issubclass(runner_class, BatchRunner) else Engine
-    return kind(site, config, slice, runner_class, log=log)
 
 
 class BatchEngine(Engine):

@@ -12,13 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from qrunner.clock import Clock
 from qrunner.config import RunnerConfig
 from qrunner.engine.disposal import fate_of, tell
-from qrunner.engine.hooks import Hooks
+from qrunner.engine.driver import LOOK_S, Driver
 from qrunner.engine.suspects import Suspects
 from qrunner.engine.trouble import Trouble
 from qrunner.engine.verdict import Judge, Verdict
@@ -27,7 +26,6 @@ from qrunner.format import crash_marks
 from qrunner.loading import load_function
 from qrunner.log import event
 from qrunner.message import Entry
-from qrunner.metrics import Counters
 from qrunner.runner import Desk, Runner
 from qrunner.site import Site
 from qrunner.slices import cut
@@ -36,34 +34,20 @@ from qrunner.switchboard import Claim, Lease, Recovered, Ref
 _LEASE_RETRY_S = 1.0
 _TWIN_S = 1.0
 _BELLLESS_POLL_S = 2.0
-_LOOK_S = 1.0
 
 
-class Engine:
-    """Drives one runner on one slice.
-
-    ``state`` is one of ``starting waiting running suspended stopped failed``; ``reason`` says why it is not running.
-    ``has_blamed``: a death of before is laid to entries that were in hand. ``came_up`` is called before the first claim.
-    """
+class Engine(Driver):
+    """Drives one runner on one slice of its queue."""
 
     def __init__(
         self, site: Site, config: RunnerConfig, slice: int, runner_class: type[Runner], *, log: logging.Logger
     ) -> None:
-        self.site, self.config, self.slice, self.log = site, config, slice, log
-        self.clock: Clock = site.clock
-        self.state, self.reason, self.since_ns = "starting", "", site.clock.now_ns()
-        self.has_blamed = False
-        self.came_up: Callable[[], None] = lambda: None
-        self.counters = Counters(self.clock.monotonic_ns)
+        super().__init__(site, config, slice, runner_class, log=log)
         self.range = cut([one.weight for one in config.slices])[slice]
         self.judge = Judge(site, config, log)
-        self.runner = runner_class(Desk(config, slice, site, self, log))
-        self.handlers = [load_function(name) for name in config.handlers]
         self._bounced = [self.runner.bounced, *map(load_function, config.bounced)]
         self._concurrency = config.slices[slice].concurrency
         self._lease: Lease | None = None
-        self._wake = asyncio.Event()
-        self._stopping = asyncio.Event()
         self._claims: dict[str, Claim] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._deciding: set[asyncio.Task[Any]] = set()
@@ -72,29 +56,16 @@ class Engine:
         self._holds = False
         self._was_busy = True
         self._next_poll_ns = 0
-        self._hooks = Hooks(self.runner, self.clock, config.periodic_s, self._wake.set, log)
         self._trouble = Trouble(self.clock)
+
+    def _desk(self) -> Desk:
+        return Desk(self.config, self.slice, self.site, self, self.log)
 
     @property
     def lease(self) -> Lease:
         """Our range; there is one between ``open`` and ``close``."""
         assert self._lease is not None
         return self._lease
-
-    @property
-    def processed(self) -> int:
-        """Entries that met a fate here."""
-        return self.counters.processed
-
-    @property
-    def failed(self) -> int:
-        """Those of them whose fate was a failure."""
-        return self.counters.failed
-
-    @property
-    def rate_1m(self) -> int:
-        """Entries of the last minute."""
-        return self.counters.as_state()["rate_1m"]
 
     @property
     def in_hand(self) -> int:
@@ -107,21 +78,6 @@ class Engine:
         return self._lease.holder.nonce if self._lease is not None else ""
 
     # The life of a runner
-
-    async def run(self, *, once: bool = False) -> None:
-        """Runs until ``stop``, or, with ``once``, until nothing is due.
-
-        :raises Exception: what the runner's ``start`` raised.
-        """
-        try:
-            if await self.open(once=once):
-                await self._loop(once)
-        except BaseException as error:
-            if not isinstance(error, asyncio.CancelledError):
-                self._become("failed", f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            await self.close()
 
     async def open(self, *, once: bool = False) -> bool:
         """Takes the range, recovers what lies in it, and starts the runner; False: stopped before that.
@@ -173,11 +129,9 @@ class Engine:
             self._become("stopped")
 
     def stop(self) -> None:
-        """Ends ``run``; from the loop's thread. What is in hand has ``grace`` to finish."""
         if self._lease is not None:
             self._lease.stopping()
-        self._stopping.set()
-        self._wake.set()
+        super().stop()
 
     def cut_short(self) -> None:
         """Ends the grace: what is in hand is put back now."""
@@ -194,15 +148,9 @@ class Engine:
     def _ring(self) -> None:
         self._wake.set()
 
-    def _become(self, state: str, reason: str = "") -> None:
-        if (state, reason) != (self.state, self.reason):
-            self.state, self.reason, self.since_ns = state, reason, self.clock.now_ns()
-            level = logging.WARNING if state in ("waiting", "failed") else logging.INFO
-            event(self.log, state, level=level, reason=reason or None)
-
     # The loop
 
-    async def _loop(self, once: bool) -> None:
+    async def _live(self, once: bool) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
             busy = await self._work()
@@ -290,7 +238,7 @@ class Engine:
         """Until the next thing that comes by itself: a due time, the poll, a hook."""
         now = self.clock.monotonic_ns()
         # Sooner than anything else may come, an operator may want us to claim nothing, or to go on.
-        ends = [self._next_poll_ns, now + int(_LOOK_S * 1e9)]
+        ends = [self._next_poll_ns, now + int(LOOK_S * 1e9)]
         if self._hooks.next_ns is not None:
             ends.append(self._hooks.next_ns)
         if self._trouble.is_on:

@@ -18,10 +18,11 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
 from qrunner.config import Config, RunnerConfig, parse
-from qrunner.engine.batch import engine_for
+from qrunner.engine.choice import engine_for
 from qrunner.engine.loop import Engine
 from qrunner.loading import extend_path, load_class
 from qrunner.message import Entry
+from qrunner.runner import Door
 from qrunner.site import Site
 from qrunner.smtp.sink import Sink, SinkDialer
 from qrunner.switchboard import Ref
@@ -124,6 +125,8 @@ class FakeSite:
         for config in self.config.runners.values():
             if config.enabled and not config.door:
                 runner_class = load_class(config.class_name)
+                if issubclass(runner_class, Door):
+                    continue
                 for number in self._slices(config):
                     log = logging.getLogger(f"qrunner.{config.name}")
                     self.engines.append(engine_for(self.site, config, number, runner_class, log=log))
