@@ -1,4 +1,4 @@
-"""The few operations on files from which the queue's promises are made, and the sharing of syncs.
+"""The few operations on files from which the queue's promises are made.
 
 Guarantees: no name is ever overwritten but by ``replace``; what ``publish`` returns from is on stable storage,
 name and content.
@@ -13,9 +13,8 @@ import contextlib
 import ctypes
 import errno
 import os
-import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 HIDDEN = ".new."
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
@@ -92,23 +91,11 @@ class Staged:
             self.fd = -1
 
 
-@dataclass(eq=False, slots=True)
-class _Wish:
-    """One caller's files in a group commit."""
-
-    staged: Sequence[Staged]
-    done: bool = False
-    error: OSError | None = None
-
-
 @dataclass(slots=True)
 class Disk:
     """Writes and syncs; with ``durable`` off (tests) the syncs are left out."""
 
     durable: bool = True
-    _lock: threading.Condition = field(default_factory=threading.Condition)
-    _waiting: list[_Wish] = field(default_factory=list)
-    _leading: bool = False
 
     def stage(self, directory: str, name: str, parts: Sequence[bytes]) -> Staged:
         """Writes a file that nobody can see. Not synced; ``publish`` does that."""
@@ -165,75 +152,34 @@ class Disk:
             os.close(fd)
 
     def publish(self, staged: Sequence[Staged]) -> None:
-        """Makes files durable under their names; calls at the same time share their syncs.
+        """Makes files durable under their names. Any thread; callers at the same time share one write of the file
+        system's journal, which is what a sync waits for.
 
-        The first caller leads: it syncs for all who came while the batch before was on its way. A sync that fails
-        fails every member of its batch and is not repeated: the kernel reports an error once, and then forgets.
+        A sync that fails is not repeated: the kernel reports an error once, and then forgets.
 
         :raises OSError: none of these files has its name.
         """
-        wish = _Wish(staged)
         try:
-            with self._lock:
-                self._waiting.append(wish)
-                while self._leading and not wish.done:
-                    self._lock.wait()
-                if wish.done:
-                    batch: list[_Wish] = []
-                else:
-                    batch, self._waiting, self._leading = self._waiting, [], True
-            if batch:
-                self._lead(batch)
+            for one in staged:
+                self.sync_file(one.fd)
+            for one in staged:
+                one.link()
+            for directory in dict.fromkeys(one.directory for one in staged):
+                self.sync_directory(directory)
+        except BaseException as error:
+            is_taken = self._taken(staged)
+            if not (is_taken and isinstance(error, OSError)):
+                raise
         finally:
             for one in staged:
                 one.close()
-        if wish.error is not None:
-            raise wish.error
 
-    def _lead(self, batch: Sequence[_Wish]) -> None:
-        try:
-            self._settle(batch)
-        finally:
-            with self._lock:
-                self._leading = False
-                for wish in batch:
-                    wish.done = True
-                self._lock.notify_all()
-
-    def _settle(self, batch: Sequence[_Wish]) -> None:
-        files = [staged for wish in batch for staged in wish.staged]
-        try:
-            for staged in files:
-                self.sync_file(staged.fd)
-            for wish in batch:
-                self._link(wish)
-            for directory in dict.fromkeys(staged.directory for staged in files if staged.linked):
-                self.sync_directory(directory)
-        except OSError as error:
-            for wish in batch:
-                if wish.error is None and not self._taken(wish):
-                    wish.error = OSError(error.errno, error.strerror)
-        except BaseException:
-            for wish in batch:
-                wish.error = wish.error or OSError(errno.EINTR, "interrupted while syncing")
-                self._taken(wish)
-            raise
-
-    def _link(self, wish: _Wish) -> None:
-        # A name that can't be had is its caller's trouble alone; a failing sync is everybody's.
-        try:
-            for staged in wish.staged:
-                staged.link()
-        except OSError as error:
-            wish.error = error
-            self._taken(wish)
-
-    def _taken(self, wish: _Wish) -> bool:
-        """Withdraws a wish's names; True: runners have all of it in hand already, so that it is accepted after all.
+    def _taken(self, staged: Sequence[Staged]) -> bool:
+        """Withdraws names; True: runners have all of them in hand already, so that they are accepted after all.
 
         Of several, what a runner has stays with it, and the caller hears of a failure: twice is better than lost.
         """
-        withdrawn = [self._withdrawn(staged) for staged in wish.staged]
+        withdrawn = [self._withdrawn(one) for one in staged]
         return not any(withdrawn)
 
     def _withdrawn(self, staged: Staged) -> bool:

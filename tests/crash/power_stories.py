@@ -162,20 +162,18 @@ def enqueue_several_together(site: Site) -> None:
         site.recorder.mark("accepted", key, id)
 
 
-def group_commit(site: Site) -> None:
-    """The first sync waits until all the others have come, so that they share the next."""
-    others, disk = 4, site.spool.disk
+def enqueue_at_the_same_time(site: Site) -> None:
+    """All have written before the first of them syncs."""
+    callers = 5
     sync = Disk.sync_file
-    first = threading.Lock()
+    written = threading.Barrier(callers)
 
     def late(one: Disk, fd: int) -> None:
-        if first.acquire(blocking=False):
-            while len(disk._waiting) < others:
-                threading.Event().wait(0.001)
+        written.wait(30)
         sync(one, fd)
 
     with patch.object(Disk, "sync_file", late):
-        keys = [f"letter{number}" for number in range(others + 1)]
+        keys = [f"letter{number}" for number in range(callers)]
         queues = itertools.cycle(("in", "out"))
         threads = [threading.Thread(target=site.accept, args=(key, next(queues))) for key in keys]
         for thread in threads:
@@ -373,7 +371,7 @@ STORIES: tuple[Story, ...] = (
     enqueue_alone,
     enqueue_under_a_hidden_name,
     enqueue_several_together,
-    group_commit,
+    enqueue_at_the_same_time,
     claim,
     plain_hop,
     hop_with_a_record,
