@@ -1,0 +1,12 @@
+"""What the benchmarks share: a place on the disk that is measured, peers that they start and stop themselves, and the
+form of what they have found.
+
+==============  ======================================================================================
+module          what it has
+==============  ======================================================================================
+``sinks``       smtp-sink, and when its messages came
+``peers``       a Postfix of the benchmark's own: configuration, queue and ports apart from the machine's
+``sites``       a site of qrunner under its real master
+``rounds``      ways measured in turns, their medians, and how they compare with the peer's
+==============  ======================================================================================
+"""

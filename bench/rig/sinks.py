@@ -1,0 +1,110 @@
+"""smtp-sink: takes mail, throws it away, and counts."""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody has just now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def listens(port: int) -> bool:
+    """Whether somebody answers there."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def until(condition: object, limit_s: float = 60.0, what: str = "it") -> None:
+    """Waits for a condition. :raises TimeoutError: it did not come about."""
+    end = time.monotonic() + limit_s
+    while not condition():  # type: ignore[operator]
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} did not come about within {limit_s:g} s")
+        time.sleep(0.01)
+
+
+@dataclass
+class Sink:
+    """A running smtp-sink. ``taken``: messages so far; ``times``: pairs of a time and how many had come by then."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    taken: int = 0
+    times: list[tuple[float, int]] = field(default_factory=list)
+    _tail: bytes = b""
+
+    def forget(self) -> None:
+        """Begins a new count, with a sink that is quiet."""
+        self._read(0)
+        self._base = self.taken
+        self.times.clear()
+
+    _base: int = 0
+
+    def wait(self, count: int, limit_s: float = 300.0) -> None:
+        """Until so many have come since the last ``forget``."""
+        end = time.monotonic() + limit_s
+        while self.taken - self._base < count:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.taken - self._base} of {count} messages came within {limit_s:g} s")
+            self._read(0.2)
+
+    def rate(self, skip: float = 0.05) -> float:
+        """Messages a second, from the first of them (but for a share at the beginning, while connections are made) to
+        the last."""
+        counts = [(when, count - self._base) for when, count in self.times]
+        last_s, last = counts[-1]
+        first_s, first = next(pair for pair in counts if pair[1] >= skip * last)
+        return (last - first) / (last_s - first_s)
+
+    def _read(self, limit_s: float) -> None:
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while selector.select(limit_s):
+                data = os.read(self.process.stdout.fileno(), 1 << 16)
+                if not data:
+                    raise EOFError("smtp-sink has ended")
+                self._count(data)
+                limit_s = 0
+
+    def _count(self, data: bytes) -> None:
+        *lines, self._tail = (self._tail + data).split(b"\r")
+        found = [int(match[1]) for line in lines if (match := re.search(rb"mesg=(\d+)", line))]
+        if found and found[-1] > self.taken:
+            self.taken = found[-1]
+            self.times.append((time.monotonic(), self.taken))
+
+
+@contextmanager
+def smtp_sink(*options: str) -> Iterator[Sink]:
+    """Starts one on a port of its own, with more options of its command line."""
+    port = free_port()
+    program = shutil.which("smtp-sink", path=PATH)
+    if program is None:
+        raise FileNotFoundError("smtp-sink is not here; Debian: apt-get install postfix")
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    command = [program, *user, "-c", *options, f"127.0.0.1:{port}", "1000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: listens(port), what="smtp-sink")
+        yield Sink(port, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
