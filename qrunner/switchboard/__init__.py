@@ -115,9 +115,13 @@ class Hop:
 
 @dataclass(slots=True)
 class Recovered:
-    """What a look through the range found: entries put back after a death (suspects of it), and moved on."""
+    """What a look through the range found: entries put back after a death (suspects of it), and moved on.
+
+    ``looked``: somebody died while he looked at what was due (``looking``), so any of that may have done it.
+    """
 
     suspects: set[str] = field(default_factory=set)
+    looked: bool = False
     rolled: int = 0
     shunted: list[str] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
@@ -155,6 +159,11 @@ class Lease(Protocol):
 
     def read(self, ref: Ref) -> Entry | None:
         """The entry without claiming it; None: it has gone, or was set aside as ``bad``."""
+        ...
+
+    def looking(self, on: bool) -> None:
+        """Writes down that what is due is shown to somebody now, or no longer, without being claimed. ``OSError``: it
+        could not be written."""
         ...
 
     def claim(self, ref: Ref) -> Claim | None:

@@ -29,7 +29,7 @@ from qrunner.switchboard.disk import Disk, append, cut_back
 from qrunner.switchboard.hops import Child, Hops, Parent, move
 from qrunner.switchboard.index import DueIndex, key_of, parts_of
 from qrunner.switchboard.layout import Layout
-from qrunner.switchboard.leases import HeldLease
+from qrunner.switchboard.leases import HeldLease, mark_looking
 from qrunner.switchboard.reading import open_path
 from qrunner.switchboard.recovery import Recovery
 
@@ -123,6 +123,9 @@ class FilesLease:
         except CorruptEntry as error:
             self._recovery.set_aside(ref.token, str(error))
             return None
+
+    def looking(self, on: bool) -> None:
+        mark_looking(self._held.directory, self.holder.nonce, on)
 
     def claim(self, ref: Ref) -> Claim | None:
         name = Name(ref.due_ns, ref.id, self._claimant())

@@ -31,6 +31,7 @@ from qrunner.switchboard.reading import read_path
 _REGISTRY_S = 30.0
 _LONGEST = 1 << 16
 HAND = ".hand"
+LOOKING = ".looking"
 _NONCE = re.compile(r"[0-9a-z]{1,64}")
 
 
@@ -123,6 +124,20 @@ def mark_explained(directory: Path, nonce: str) -> None:
 def is_explained(directory: Path, nonce: str) -> bool:
     """Whether its death was announced, or it was an operator's hand: that has killed nobody."""
     return any((directory / f"{nonce}{suffix}").exists() for suffix in (".explained", HAND))
+
+
+def mark_looking(directory: Path, nonce: str, on: bool) -> None:
+    """Whoever holds this lease shows around what it has not claimed, or has stopped to. :raises OSError: not written."""
+    path = directory / f"{nonce}{LOOKING}"
+    if on:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def lookers(directory: Path) -> list[str]:
+    """The nonces of those who look, or died doing so."""
+    return [name.removesuffix(LOOKING) for name in os.listdir(directory) if name.endswith(LOOKING)]
 
 
 def sweep(directory: Path, before_s: float) -> None:

@@ -86,6 +86,7 @@ class MemorySpool:
         # Every lease counts as a process of its own, so that one can be explained and another not.
         self._pids, self._tokens = itertools.count(1), itertools.count(1)
         self._explained: set[tuple[str, int]] = set()
+        self._died_looking: list[MemoryLease] = []
 
     def prepare(self, queues: Sequence[str]) -> None:
         """Makes queues."""
@@ -269,7 +270,8 @@ class MemorySpool:
         return after
 
     def _recover(self, lease: MemoryLease) -> Recovered:
-        found = Recovered()
+        found = Recovered(looked=any(not self._is_blameless(one) for one in self._died_looking))
+        self._died_looking.clear()
         left = [kept for kept in self._kept.values() if self._was_left(kept, lease)]
         for kept in left:
             self._take_back(kept, lease, found)
@@ -321,7 +323,7 @@ class MemoryLease:
         self, spool: MemorySpool, queue: str, range: Range, holder: Holder, max_crashes: int
     ) -> None:
         self.queue, self.range, self.holder, self.max_crashes = queue, range, holder, max_crashes
-        self.announced, self.died_with = False, 0
+        self.announced, self.died_with, self.looks = False, 0, False
         self._spool, self._index = spool, DueIndex()
         self._bell: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -361,6 +363,10 @@ class MemoryLease:
         with self._spool._lock:
             kept = self._mine(ref)
             return self._whole(kept) if kept else None
+
+    def looking(self, on: bool) -> None:
+        """What is due is shown to somebody now, or no longer."""
+        self.looks = on
 
     def claim(self, ref: Ref) -> Claim | None:
         """Takes an entry in hand; None: somebody was faster, or it was set aside as ``bad``."""
@@ -419,6 +425,8 @@ class MemoryLease:
         with self._spool._lock:
             if self in self._spool._leases:
                 self.died_with = sum(kept.owner is self for kept in self._spool._kept.values())
+                if self.looks:
+                    self._spool._died_looking.append(self)
             self._spool._give_up(self)
             self._bell = self._loop = None
 

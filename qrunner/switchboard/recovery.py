@@ -26,7 +26,15 @@ from qrunner.switchboard.disk import HIDDEN, Disk, append, rename_new
 from qrunner.switchboard.hops import Hops, is_ours, move
 from qrunner.switchboard.index import key_of
 from qrunner.switchboard.layout import Layout
-from qrunner.switchboard.leases import HeldLease, is_explained, is_live, registry, sweep
+from qrunner.switchboard.leases import (
+    HeldLease,
+    is_explained,
+    is_live,
+    lookers,
+    mark_looking,
+    registry,
+    sweep,
+)
 from qrunner.switchboard.poison import ambiguous_line, crash_mark, is_poison, shunt_line
 from qrunner.switchboard.reading import names_in, open_path
 
@@ -59,7 +67,7 @@ class Recovery:
         """Recovers, and lists what is ready."""
         # Asked once a nonce: whom the hops take for alive may not be dead to the claims, whose fate a hop may name.
         is_live = functools.cache(self._is_live)
-        found = Recovered(rolled=self._roll_forward(is_live))
+        found = Recovered(rolled=self._roll_forward(is_live), looked=self._died_looking(is_live))
         found.rolled += hands.settle(self._layout, self._hops.disk, self._queue, is_live)
         keys: list[bytes] = []
         dead: list[tuple[str, Name]] = []
@@ -72,6 +80,16 @@ class Recovery:
         keys.extend(self._recover(dead, found, is_live))
         sweep(self._held.directory, self._clock.now_ns() / 1e9 - 7 * _DAY_S)
         return found, keys
+
+    def _died_looking(self, is_live: Callable[[str], bool]) -> bool:
+        """Whether one of those who looked at what was due has died of it."""
+        directory, died = self._held.directory, False
+        for nonce in lookers(directory):
+            if not is_live(nonce):
+                died = died or not is_explained(directory, nonce)
+                with contextlib.suppress(OSError):
+                    mark_looking(directory, nonce, on=False)
+        return died
 
     def _entries(self, directory: str) -> Iterator[tuple[str, Name]]:
         for text in names_in(directory):

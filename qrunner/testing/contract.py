@@ -704,6 +704,25 @@ class SwitchboardContract(ABC):
         (ref,) = spool.peek("in", "shunt")
         assert spool.read(ref).history[-1]["what"] == "shunt"
 
+    def test_a_death_while_looking_is_told_once_to_the_next_owner(self, spool: Spool, lease: Lease) -> None:
+        lease.looking(True)
+        self.kill(lease)
+        after = spool.lease("in", WHOLE, "in", 0)
+        assert after.refresh().looked
+        assert not after.refresh().looked
+
+    def test_who_has_stopped_looking_has_not_died_of_it(self, spool: Spool, lease: Lease) -> None:
+        lease.looking(True)
+        lease.looking(False)
+        self.kill(lease)
+        assert not spool.lease("in", WHOLE, "in", 0).refresh().looked
+
+    def test_who_was_about_to_stop_has_not_died_of_looking(self, spool: Spool, lease: Lease) -> None:
+        lease.looking(True)
+        lease.stopping()
+        self.kill(lease)
+        assert not spool.lease("in", WHOLE, "in", 0).refresh().looked
+
     def test_an_entry_that_was_always_in_company_is_not_shunted(self, spool: Spool, clock: FakeClock) -> None:
         for _ in range(2):
             spool.enqueue("in", draft())

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from qrunner.fate import Fate
 from qrunner.message import Entry
+from qrunner.runner import BatchRunner
 from qrunner.slices import WHOLE
 from qrunner.switchboard.files import FilesSpool
 from tests.crash.dying import Stage
 from tests.crash.running import counted_site, expected
 from tests.crash.transitions import TRANSITIONS, Step, claims_of
+from tests.driving import Bench, make_bench
 from tests.sites import wait_for
 
 
@@ -111,3 +118,63 @@ def test_a_death_is_forgiven_to_what_has_got_on_since(stage: Stage) -> None:
         sight = stage.recover()
         assert [(entry.queue, len(crashes(entry))) for entry in sight.entries] == [("out", 1)]
         stage.empty(sight)
+
+
+# A runner that looks at all that is due
+
+
+class Sorts(BatchRunner):
+    """Passes pairs on, and is killed by one message, wherever it stands."""
+
+    at: ClassVar[str] = "batch"
+
+    async def dispose_batch(self, entries: Sequence[Entry]) -> AsyncIterator[tuple[Sequence[Entry], Fate]]:
+        if self.at == "batch" and any(map(_is_poison, entries)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        for one, other in zip(entries[::2], entries[1::2], strict=False):
+            yield [one, other], [one.forward("out"), other.forward("out")]
+
+
+class Handles(Sorts):
+    at = "handler"
+
+
+def handle(entry: Entry) -> None:
+    if _is_poison(entry):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_poison(entry: Entry) -> bool:
+    return entry.header("X-N") == "5"
+
+
+@pytest.mark.parametrize("kind", [Sorts, Handles])
+def test_one_message_that_kills_whoever_looks_at_it_is_shunted(tmp_path: Path, kind: type[Sorts]) -> None:
+    bench = make_bench(tmp_path, _keys(kind))
+    ids = bench.put(11)
+    deaths = 0
+    while (status := _ended(bench, kind)) != 0:
+        assert status == signal.SIGKILL
+        deaths += 1
+        assert deaths < 10
+    assert deaths == 3
+    (poison,) = bench.entries("in", "shunt")
+    assert poison.id == ids[5]
+    assert [mark["alone"] for mark in crashes(poison)] == [False, True, True]
+    assert len(bench.entries("out")) == 10
+    assert not bench.entries("in")
+
+
+def _ended(bench: Bench, kind: type[Sorts]) -> int:
+    """How a process ended that ran until nothing was due."""
+    pid = os.fork()
+    if not pid:
+        try:
+            make_bench(bench.site.config.path.parent.parent, _keys(kind)).drain(kind)
+        finally:
+            os._exit(1 if sys.exc_info()[0] else 0)
+    return os.waitpid(pid, 0)[1]
+
+
+def _keys(kind: type[Sorts]) -> str:
+    return f'handlers = ["{__name__}:handle"]' if kind is Handles else ""
