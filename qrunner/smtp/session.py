@@ -1,6 +1,6 @@
 """One entry over one connection: transactions, and an outcome for every recipient.
 
-Guarantees: each recipient has exactly one outcome at the end. Replies that were read survive the connection's
+Guarantees: each recipient has exactly one outcome at the end, or is put off. Replies that were read survive the connection's
 end. Nothing is sent after a reply that could belong to something else. Before the end of a message goes out
 ``Witness.sending`` has returned; after a final reply, or its loss, ``Witness.settled`` is told before anything else
 happens, even if the task is cancelled meanwhile.
@@ -11,7 +11,7 @@ Not guaranteed: that the host did not take a message whose final reply was lost 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -42,13 +42,16 @@ class Delivery:
     """What one connection did for an entry.
 
     ``lost``: the connection ended inside a transaction. ``slower``: the host said 421. ``stale``: it had ended
-    before the first word, so nothing was tried at all.
+    before the first word, so nothing was tried at all. ``put_off``: those for whom nothing was tried, since a further
+    message to this host must wait for ``put_off_s`` seconds; they alone have no outcome.
     """
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     lost: bool = False
     slower: bool = False
     stale: bool = False
+    put_off: tuple[str, ...] = ()
+    put_off_s: float = 0.0
 
     def of_kind(self, *kinds: Kind) -> list[Outcome]:
         """The outcomes of these kinds, in the order in which they came."""
@@ -65,6 +68,7 @@ class Session:
     :param max_recipients: of one transaction.
     :param reused: the channel has waited since its last message, and may have been closed by the host meanwhile.
     :param verp: delimiters: the sender names the recipient, so that each has a transaction of its own.
+    :param another: awaited before each transaction but the first; what is not 0 is when the rest may come again.
     """
 
     def __init__(
@@ -75,9 +79,11 @@ class Session:
         max_recipients: int = 50,
         reused: bool = False,
         verp: str = "",
+        another: Callable[[], Awaitable[float]] | None = None,
     ) -> None:
         self._channel, self._witness = channel, witness
         self._max, self._reused, self._verp = max(max_recipients, 1), reused, verp
+        self._another = another
         self._said_something = self._marked = self._dotted = False
         self._delivery = Delivery()
 
@@ -92,6 +98,9 @@ class Session:
         try:
             while left:
                 left = await self._transaction(left[: self._max]) + left[self._max :]
+                if left and not await self._goes_on():
+                    self._delivery.put_off = tuple(one.address for one in left)
+                    break
         except Lost as error:
             self._delivery.lost = True
             self._give_up(recipients, str(error))
@@ -99,6 +108,12 @@ class Session:
             for recipient in recipients:
                 self._set(recipient.address, refusal.reply)
         return self._delivery
+
+    async def _goes_on(self) -> bool:
+        """Whether there may be one more transaction."""
+        if self._another is not None:
+            self._delivery.put_off_s = await self._another()
+        return self._delivery.put_off_s == 0
 
     def _set(self, address: str, reply: Reply) -> None:
         self._delivery.outcomes.setdefault(address, Outcome.of(address, reply))

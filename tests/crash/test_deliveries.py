@@ -25,8 +25,9 @@ from qrunner.clock import Clock, SystemClock
 from qrunner.config import parse
 from qrunner.engine.loop import Engine
 from qrunner.message import Entry
-from qrunner.runners.outgoing import OutgoingRunner, in_doubt
+from qrunner.runners.outgoing import OutgoingRunner
 from qrunner.site import Site
+from qrunner.smtp.notes import in_doubt
 from qrunner.testing.clock import FakeClock
 from tests.crash.calls import Calls, Point
 
