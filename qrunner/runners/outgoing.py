@@ -30,11 +30,12 @@ from qrunner.runner import Desk, Runner
 from qrunner.schedule import delay_s
 from qrunner.smtp.channel import Dialer
 from qrunner.smtp.client import SmtpDialer
+from qrunner.smtp.delivery import Delivery
 from qrunner.smtp.living import hosts_behind, is_living
 from qrunner.smtp.notes import Notes, grouped, in_doubt
 from qrunner.smtp.parts import deferrals, soonest
 from qrunner.smtp.pool import HostBusy, HostDown, Pool
-from qrunner.smtp.session import LOST_STATUS, Delivery, Session
+from qrunner.smtp.session import LOST_STATUS, Session
 from qrunner.smtp.turns import too_much
 
 if TYPE_CHECKING:
@@ -216,6 +217,7 @@ class OutgoingRunner(Runner):
                 max_recipients=host.max_recipients,
                 reused=loan.reused and not fresh,
                 verp=pair,
+                slowly=loan.slowly,
                 another=functools.partial(self.pool.another, host.name),
             )
             delivery = await session.deliver(entry.envelope, recipients, entry.message)

@@ -30,13 +30,14 @@ class HostBusy(Exception):
 
 @dataclass(eq=False, slots=True)
 class Loan:
-    """A connection in somebody's hands."""
+    """A connection in somebody's hands. ``slowly``: nothing but one command at a time."""
 
     channel: Channel
     seat: Seat
     born_s: float
     messages: int = 0
     idle_since_s: float = 0.0
+    slowly: bool = False
 
     @property
     def reused(self) -> bool:
@@ -63,7 +64,7 @@ class Berth:
 
     ``full_until_s``: all seats were found taken, and are not asked for again before. ``gave_s``: when one was last
     given up to another process. ``paced_until_s``: its rate allows no message before. All on the loop's clock.
-    ``welcome``: it has let this process in before.
+    ``welcome``: it has let this process in before. ``slowly``: it was not up to several commands at once.
     """
 
     host: HostConfig
@@ -74,6 +75,7 @@ class Berth:
     gave_s: float = 0.0
     paced_until_s: float = 0.0
     welcome: bool = False
+    slowly: bool = False
     door: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def next_waiter(self, *, for_idle: bool) -> Waiter | None:

@@ -26,6 +26,7 @@ from qrunner.config import HostConfig
 from qrunner.fate import Failure
 from qrunner.message import Entry, Recipient
 from qrunner.smtp.channel import Dialer, HostFailure
+from qrunner.smtp.delivery import Delivery
 from qrunner.smtp.lanes import LaneFull, Lanes
 from qrunner.smtp.mx import Finder, MailHost, Nowhere, domain_of, equals
 from qrunner.smtp.mxboard import MxBoard
@@ -34,7 +35,7 @@ from qrunner.smtp.notes import Notes
 from qrunner.smtp.parts import Part
 from qrunner.smtp.pool import HostBusy, HostDown
 from qrunner.smtp.reply import Outcome
-from qrunner.smtp.session import Delivery, Session
+from qrunner.smtp.session import Session
 from qrunner.smtp.turns import too_much
 
 DOWN_STATUS = "4.4.1"
@@ -170,6 +171,7 @@ class Direct:
                 max_recipients=host.max_recipients,
                 reused=loan.reused and not fresh,
                 verp=trip.verp,
+                slowly=loan.slowly,
                 another=partial(self.pool.another, host.name),
             )
             delivery = await session.deliver(trip.entry.envelope, those, trip.message)

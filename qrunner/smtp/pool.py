@@ -22,8 +22,8 @@ from qrunner.smtp import health as h
 from qrunner.smtp.berth import Berth, HostBusy, HostDown, Loan, Waiter
 from qrunner.smtp.board import Board, Change, Seat
 from qrunner.smtp.channel import Channel, Dialer, HostFailure
+from qrunner.smtp.delivery import Delivery
 from qrunner.smtp.health import Health
-from qrunner.smtp.session import Delivery
 from qrunner.smtp.turns import NEXT_S, Turns
 
 __all__ = ["HostBusy", "HostDown", "Pool"]
@@ -110,6 +110,7 @@ class Pool:
             self._turns.give_back(berth)
             raise
         berth.in_use += 1
+        loan.slowly = berth.slowly
         try:
             yield loan
         except BaseException:
@@ -291,9 +292,14 @@ class Pool:
 
     def judge(self, name: str, entry_id: str, delivery: Delivery) -> None:
         """What a delivery says about the host."""
-        host = self._berths[name].host
-        if delivery.slower:
-            in_use = self._berths[name].in_use + 1
+        berth = self._berths[name]
+        host = berth.host
+        if delivery.moved:
+            if not berth.slowly:
+                self._log.warning("host %s answers out of step, and is asked one thing at a time now", name)
+            berth.slowly = True
+        elif delivery.slower:
+            in_use = berth.in_use + 1
             self._change(name, lambda health: h.slowed(health, delivery.words(), in_use))
         elif delivery.lost:
             now_ns, dice, words = self._clock.now_ns(), random.random(), delivery.words()
