@@ -203,13 +203,15 @@ class Suspensions:
         on = [one for one in every if one.is_on(self._now_ns())]
         return sorted(on, key=lambda one: (KINDS.index(one.kind) if one.kind in KINDS else 9, one.name))
 
-    def lasted_s(self, targets: Collection[Target], since_ns: int) -> float:
-        """For how many seconds since then any of these was suspended."""
+    def lasted_s(
+        self, targets: Collection[Target], since_ns: int, besides: Iterable[tuple[int, int]] = ()
+    ) -> float:
+        """For how many seconds since then any of these was suspended, or it was one of the other times."""
         now, total, end = self._now_ns(), 0, since_ns
         every = (one for one in (*self._own.read(), *self._shared.read()) if one.target in targets)
-        for one in sorted(every, key=lambda one: one.since_ns):
-            until = now if one.until_ns is None else min(one.until_ns, now)
-            total += max(0, until - max(one.since_ns, end))
+        times = [(one.since_ns, now if one.until_ns is None else min(one.until_ns, now)) for one in every]
+        for since, until in sorted([*times, *besides]):
+            total += max(0, until - max(since, end))
             end = max(end, until)
         return total / 1e9
 

@@ -29,7 +29,7 @@ from qrunner.site import Site
 from qrunner.slices import SPACE, Range, cut, owner
 
 # Where each kind of line says what went wrong.
-_ERRORS = {"attempt": "text", "deferred": "reply", "failed": "reply", "shunt": "reason"}
+_ERRORS = {"attempt": "text", "deferred": "reply", "failed": "reply", "shunt": "reason", "waits": "reason"}
 _STYLES = {"deferred": "yellow", "active": "green", "held": "blue", "shunted": "red", "bad": "red"}
 
 

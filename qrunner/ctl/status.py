@@ -232,10 +232,12 @@ def _suspended_problem(one: Suspension) -> State:
 # Hosts.
 
 _HOST_FIELDS = ("name", "state", "failures", "retry_at", "last_error", "suspended")
+_HOST_COLUMNS = ("name", "state", "failures", "retry_at", "rate_wait_s", "last_error")
 
 
 def _hosts(config: Config, run: RunDir) -> Iterator[State]:
-    """Those of the configuration, and those found by MX that are not well."""
+    """Those of the configuration, and those found by MX that are not well. One with a rate says for how long what comes
+    now would wait for its turn."""
     known = [name for name, host in config.smtp.items() if host.mode != "mx"]
     found = [path.stem for path in sorted(run.hosts.glob("*.json"))]
     board = FileBoard(run.hosts)
@@ -243,7 +245,11 @@ def _hosts(config: Config, run: RunDir) -> Iterator[State]:
     for name in dict.fromkeys([*known, *found, *(name for name in named if board.read(name).suspended)]):
         health = board.read(name).as_json()
         state = "suspended" if health["suspended"] else health["state"]
+        has_rate = (
+            config.smtp[name].rate if name in known else any(host.rate for host in config.smtp.values())
+        )
         more = {"state": state, "last_error": health["last_error"] or None}
+        more |= {"rate_wait_s": _rounded(board.line_s(name))} if has_rate else {}
         yield {key: health[key] for key in _HOST_FIELDS} | more
 
 
@@ -340,7 +346,9 @@ def as_text(state: State) -> str:
         ("name", "depth", "ready", "deferred", "active", "oldest_age_s", "next_due_s"),
         state["queues"],
     )
-    lines += _table("host", ("name", "state", "failures", "retry_at", "last_error"), state["hosts"])
+    paced = any("rate_wait_s" in one for one in state["hosts"])
+    shown = [name for name in _HOST_COLUMNS if paced or name != "rate_wait_s"]
+    lines += _table("host", shown, state["hosts"])
     if state["reports"]["left_out"]:
         count, addresses = state["reports"]["left_out"], state["reports"]["addresses"]
         lines += [f"{count} reports left out, on {addresses} addresses: one an hour is sent", ""]
@@ -358,7 +366,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[State]) -> list[st
     if not rows:
         return []
     head = [title, *(name.removesuffix("_s").replace("_", " ") for name in columns[1:])]
-    cells = [[_cell(row[name], name) for name in columns] for row in rows]
+    cells = [[_cell(row.get(name), name) for name in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     lines = [colour(_row(head, widths), bold=True)]
     # A colour's own characters take no room, so it is laid on what has been padded already.

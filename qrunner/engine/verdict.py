@@ -15,6 +15,7 @@ from typing import Any
 
 from qrunner.bounce import Bounce, bounces
 from qrunner.config import RunnerConfig
+from qrunner.engine import waits
 from qrunner.engine.reports import WARNED, Reports
 from qrunner.errors import PermanentFailure, QRunnerError, TemporaryFailure
 from qrunner.fate import Done, Failure, Forward, Hold, Later, Requeue, Settled
@@ -217,6 +218,8 @@ class Judge:
         if later.counts:
             record = {"what": "attempt", "queue": self.config.queue, "text": later.text}
             records.append({**record, "status": later.status, "host": later.host or None})
+        elif waits.is_news(claim.entry.history, later.text):
+            records.append({"what": waits.WAITS, "queue": self.config.queue, "reason": later.text})
         due = due_after(self.site.clock.now_ns(), max(_LEAST_S, checked_delay_s(delay)))
         move = Move(claim, later.queue or self.config.queue, due, records=tuple(records))
         fields = {"delay_s": round(delay, 3), "status": later.status, "to_queue": later.queue}
@@ -231,9 +234,12 @@ class Judge:
         waited_s = sum(
             float(line.get("delay_s", 0)) for line in entry.history if line.get("what") == "requeue"
         )
-        if self.site.suspensions.any_known():
-            waited_s += self.site.suspensions.lasted_s(self._waited_for(entry), entry.arrival_ns)
-        return self.site.clock.now_ns() - entry.arrival_ns - int(waited_s * 1e9)
+        now, known = self.site.clock.now_ns(), self.site.suspensions.any_known()
+        spells = waits.spells(entry.history, now)
+        if known or spells:
+            targets = self._waited_for(entry) if known else ()
+            waited_s += self.site.suspensions.lasted_s(targets, entry.arrival_ns, spells)
+        return now - entry.arrival_ns - int(waited_s * 1e9)
 
     def _waited_for(self, entry: Entry) -> set[tuple[str, str]]:
         """What it may have had to wait for while that was suspended: all that it meets here, and runners without hosts,

@@ -16,26 +16,27 @@ Configuration: ``smtp`` (of the runner or its slices), ``on_down``, ``defer_to``
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qrunner import verp
 from qrunner.errors import ConfigError, PermanentFailure
 from qrunner.fate import Done, Failure, Fate, Hold, Later, Settled
-from qrunner.log import event
 from qrunner.message import Entry, Recipient, received_count
 from qrunner.runner import Desk, Runner
 from qrunner.schedule import delay_s
 from qrunner.smtp.channel import Dialer
 from qrunner.smtp.client import SmtpDialer
+from qrunner.smtp.delivery import Delivery
 from qrunner.smtp.living import hosts_behind, is_living
+from qrunner.smtp.notes import Notes, grouped, in_doubt
 from qrunner.smtp.parts import deferrals, soonest
 from qrunner.smtp.pool import HostBusy, HostDown, Pool
-from qrunner.smtp.reply import Kind, Outcome
-from qrunner.smtp.session import LOST_STATUS, Delivery, Session
+from qrunner.smtp.session import LOST_STATUS, Session
+from qrunner.smtp.turns import too_much
 
 if TYPE_CHECKING:
     from qrunner.smtp.direct import Direct
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 _MAX_HOPS = 50
 _OURS_S = 5.0
 _AT_ONCE_S = 0.1
-_SETTLED = frozenset({"delivered", "failed", "deferred", "expired"})
-_DEALT_WITH = frozenset({"attempt", "hold", "rewrite"})
 
 
 class OutgoingRunner(Runner):
@@ -122,9 +121,13 @@ class OutgoingRunner(Runner):
             return Hold(f"{host} may have taken it for {', '.join(addresses)}: its reply was lost")
         if policy == "retry":
             return self._after_doubt(entry, host)
-        await _Notes(self, entry, host).assumed(addresses)
+        await self._notes(entry, host).assumed(addresses)
         owed = [address for address in entry.recipients if address not in addresses]
         return await self._deliver(entry, owed) if owed else Settled(reason="assumed to have arrived")
+
+    def _notes(self, entry: Entry, host: str) -> Notes:
+        assumes = self.policy(host) == "assume"
+        return Notes(entry, host, self.desk.progress.note, self.clock, self.log, assumes=assumes)
 
     def policy(self, host: str) -> str:
         """What ``on_ambiguous`` says of a host, which may be one that was found in the DNS."""
@@ -197,14 +200,14 @@ class OutgoingRunner(Runner):
         """:raises HostDown, HostBusy, OSError: nobody was delivered to."""
         if name in self._direct:
             return await self._to_their_own(self._direct[name], entry, recipients, unchanged=unchanged)
-        notes = _Notes(self, entry, name)
+        notes = self._notes(entry, name)
         delivery = await self._session(notes, recipients, fresh=False)
         if delivery.stale:
             # The host had ended a session that waited; that is no news about it, nor about the entry.
             delivery = await self._session(notes, recipients, fresh=True)
         return self._settled(notes, delivery)
 
-    async def _session(self, notes: _Notes, recipients: Sequence[Recipient], *, fresh: bool) -> Delivery:
+    async def _session(self, notes: Notes, recipients: Sequence[Recipient], *, fresh: bool) -> Delivery:
         host, entry = self._config.smtp[notes.host], notes.entry
         pair = verp.wanted(self._verp, entry.meta)
         async with self.pool.lend(host.name, fresh=fresh) as loan:
@@ -214,12 +217,14 @@ class OutgoingRunner(Runner):
                 max_recipients=host.max_recipients,
                 reused=loan.reused and not fresh,
                 verp=pair,
+                slowly=loan.slowly,
+                another=functools.partial(self.pool.another, host.name),
             )
             delivery = await session.deliver(entry.envelope, recipients, entry.message)
         self.pool.judge(host.name, entry.id, delivery)
         return delivery
 
-    def _settled(self, notes: _Notes, delivery: Delivery) -> Fate | Settled:
+    def _settled(self, notes: Notes, delivery: Delivery) -> Fate | Settled:
         host = self._config.smtp[notes.host]
         failures = tuple(
             Failure(one.address, one.status, one.text, host.host if one.said else "")
@@ -230,12 +235,15 @@ class OutgoingRunner(Runner):
         if doubtful and host.on_ambiguous == "hold":
             return self._held(host.name, failures, records)
         waiting = deferred + (doubtful if host.on_ambiguous == "retry" else [])
-        if not waiting:
-            return Settled(failures)
-        first = waiting[0]
-        return Settled(
-            failures, Later(first.text, first.status, queue=self._defer_to, host=host.name), records
+        rest = (
+            Later(too_much(host.name), delay_s=delivery.put_off_s, counts=False) if delivery.put_off else None
         )
+        if not waiting:
+            return Settled(failures, rest)
+        first = waiting[0]
+        later = Later(first.text, first.status, queue=self._defer_to, host=host.name)
+        settled = Settled(failures, later, records)
+        return settled if rest is None else _with_the_rest(settled, [one.address for one in waiting], rest)
 
     async def _to_their_own(
         self, direct: Direct, entry: Entry, recipients: Sequence[Recipient], *, unchanged: bool
@@ -244,7 +252,7 @@ class OutgoingRunner(Runner):
         parts = await direct.deliver(
             entry,
             recipients,
-            lambda host: _Notes(self, entry, host),
+            lambda host: self._notes(entry, host),
             verp=verp.wanted(self._verp, entry.meta),
         )
         failures = tuple(one for part in parts for one in part.failed)
@@ -309,81 +317,6 @@ class OutgoingRunner(Runner):
     def _news_of(self, name: str) -> str:
         health = self.pool.health(name)
         return str(health.suspension or f"{name}: {'suspended' if health.suspended else health.last_error}")
-
-
-class _Notes:
-    """Writes the history of one entry over one host: the session's witness."""
-
-    def __init__(self, runner: OutgoingRunner, entry: Entry, host: str) -> None:
-        self._runner, self.entry, self.host = runner, entry, host
-        self.noted: set[str] = set()
-
-    async def sending(self, addresses: Sequence[str]) -> None:
-        await self._note({"what": "sending", "to": list(addresses), "host": self.host})
-
-    async def settled(self, outcomes: Sequence[Outcome]) -> None:
-        """What is final stands in the history at once; a refusal is reported with the commit, and until then only
-        takes the mark back."""
-        self.noted.update(one.address for one in outcomes)
-        for record in grouped(self.host, outcomes):
-            await self._kept(record)
-            self._tell(record)
-        doubtful = [one.address for one in outcomes if one.kind == "ambiguous"]
-        if doubtful and self._runner.policy(self.host) == "assume":
-            await self.assumed(doubtful)
-
-    async def assumed(self, addresses: Sequence[str]) -> None:
-        """The site has decided that these got it."""
-        reply = "assumed (on_ambiguous)"
-        await self._kept({"what": "delivered", "to": list(addresses), "host": self.host, "reply": reply})
-
-    async def _note(self, record: Mapping[str, Any]) -> None:
-        await self._runner.desk.progress.note(self.entry, record)
-
-    async def _kept(self, record: Mapping[str, Any]) -> None:
-        """An outcome that can't be written is kept in hand until it can."""
-        while True:
-            try:
-                return await self._note(record)
-            except OSError as error:
-                event(self._runner.log, "outcome not written", id=self.entry.id, reason=str(error))
-                await self._runner.clock.wait(asyncio.Event(), 1.0)
-
-    def _tell(self, record: Mapping[str, Any]) -> None:
-        what, to, reply = str(record["what"]), record["to"], record.get("reply")
-        event(self._runner.log, what, id=self.entry.id, to=to, host=self.host, reply=reply)
-
-
-_NOTED: Mapping[Kind, str] = {
-    "delivered": "delivered",
-    "ambiguous": "ambiguous",
-    "deferred": "deferred",
-    "failed": "deferred",
-}
-
-
-def grouped(host: str, outcomes: Iterable[Outcome]) -> list[Mapping[str, Any]]:
-    """Lines of history: one for all recipients that met the same."""
-    lines: dict[tuple[str, str], list[str]] = {}
-    for outcome in outcomes:
-        lines.setdefault((_NOTED[outcome.kind], outcome.text), []).append(outcome.address)
-    return [{"what": what, "to": to, "host": host, "reply": text} for (what, text), to in lines.items()]
-
-
-def in_doubt(entry: Entry) -> tuple[str, tuple[str, ...]] | None:
-    """The host and the recipients of a delivery whose reply was lost and that nobody has dealt with since."""
-    doubtful: dict[str, str] = {}
-    for line in entry.history:
-        what, to = line.get("what"), line.get("to", ())
-        if what in ("sending", "ambiguous"):
-            doubtful.update((address, str(line.get("host", ""))) for address in to)
-        elif what in _DEALT_WITH:
-            doubtful.clear()
-        elif what in _SETTLED:
-            for address in to:
-                doubtful.pop(address, None)
-    owed = tuple(address for address in entry.recipients if address in doubtful)
-    return (doubtful[owed[0]], owed) if owed else None
 
 
 def _with_the_rest(fate: Fate | Settled, tried: Sequence[str], rest: Later) -> Fate | Settled:

@@ -1,4 +1,4 @@
-"""Where the connections to one host lie: those that wait for mail, and the mail that waits for one."""
+"""Where the connections to one host lie: those that wait for mail, the mail that waits for one, and why it gets none."""
 
 from __future__ import annotations
 
@@ -9,17 +9,35 @@ from dataclasses import dataclass, field
 from qrunner.config import HostConfig
 from qrunner.smtp.board import Seat
 from qrunner.smtp.channel import Channel
+from qrunner.smtp.health import Health
+
+
+class HostDown(Exception):
+    """No connection to be had before the host's next probe."""
+
+    def __init__(self, health: Health) -> None:
+        super().__init__(f"{health.name} is {health.state}: {health.last_error}")
+        self.health = health
+
+
+class HostBusy(Exception):
+    """The host is there and takes no connection now; come again in ``delay_s`` seconds."""
+
+    def __init__(self, text: str, delay_s: float) -> None:
+        super().__init__(text)
+        self.delay_s = delay_s
 
 
 @dataclass(eq=False, slots=True)
 class Loan:
-    """A connection in somebody's hands."""
+    """A connection in somebody's hands. ``slowly``: nothing but one command at a time."""
 
     channel: Channel
     seat: Seat
     born_s: float
     messages: int = 0
     idle_since_s: float = 0.0
+    slowly: bool = False
 
     @property
     def reused(self) -> bool:
@@ -45,7 +63,8 @@ class Berth:
     """The connections that this process has to one host.
 
     ``full_until_s``: all seats were found taken, and are not asked for again before. ``gave_s``: when one was last
-    given up to another process. Both on the loop's clock. ``welcome``: it has let this process in before.
+    given up to another process. ``paced_until_s``: its rate allows no message before. All on the loop's clock.
+    ``welcome``: it has let this process in before. ``slowly``: it was not up to several commands at once.
     """
 
     host: HostConfig
@@ -54,7 +73,9 @@ class Berth:
     waiters: deque[Waiter] = field(default_factory=deque)
     full_until_s: float = 0.0
     gave_s: float = 0.0
+    paced_until_s: float = 0.0
     welcome: bool = False
+    slowly: bool = False
     door: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def next_waiter(self, *, for_idle: bool) -> Waiter | None:

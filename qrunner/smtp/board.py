@@ -6,6 +6,7 @@
     var/host/NAME.probe    locked by who makes the probe
     var/host/NAME.seat.N   locked by who holds connection N
     var/host/NAME.want     touched by who finds all seats taken
+    var/host/.pace         when hosts with a rate are next sent a message
 
 Guarantees: locks end with the process that holds them, however it ends. Not guaranteed: that health survives a
 power loss; it is learnt again. Whether an operator has suspended a host stands elsewhere and does. Failures: a board that can't be written (a full disk) is kept in memory by each
@@ -27,9 +28,11 @@ from typing import Protocol
 from filelock import FileLock, Timeout
 
 from qrunner.smtp.health import Health
+from qrunner.smtp.pace import Paces, Turn
 from qrunner.suspension import Suspension, machine_book
 
 Change = Callable[[Health], Health]
+Rate = tuple[int, float]
 WANTED_S = 2.0
 # Who holds the lock of a host's health does so for a read and a rename; the event loop waits meanwhile.
 _POLL_S = 0.001
@@ -72,6 +75,14 @@ class Board(Protocol):
         """Whether somebody else has just waited for one."""
         ...
 
+    def turn(self, name: str, rate: Rate, within_s: float) -> Turn:
+        """A turn to send the host a message, if there is one within so many seconds."""
+        ...
+
+    def give_back(self, name: str, rate: Rate) -> None:
+        """A turn was not used."""
+        ...
+
 
 class FileBoard:
     """The board in a folder. Who only looks changes nothing, and makes no folder either."""
@@ -82,6 +93,7 @@ class FileBoard:
         self._unwritten: dict[str, Health] = {}
         self._my_wants: dict[str, int] = {}
         self._suspended = machine_book(folder.parent)
+        self._paces = Paces(folder / ".pace")
 
     def lay_out(self) -> None:
         """Makes the folder; without it nothing is shared, and each process knows its own."""
@@ -170,6 +182,16 @@ class FileBoard:
             return False
         return asked_ns != self._my_wants.get(name) and abs(time.time_ns() - asked_ns) < WANTED_S * 1e9
 
+    def turn(self, name: str, rate: Rate, within_s: float) -> Turn:
+        return self._paces.turn(name, rate, within_s)
+
+    def give_back(self, name: str, rate: Rate) -> None:
+        self._paces.give_back(name, rate)
+
+    def line_s(self, name: str) -> float:
+        """How long mail that comes now would wait for its turn, as far as is known."""
+        return self._paces.wait_s(name)
+
 
 def bare(health: Health) -> Health:
     """Without what an operator's suspension adds: it must not outlast it."""
@@ -191,7 +213,7 @@ class _FileSeat:
 
 
 class MemoryBoard:
-    """The board of a single process.
+    """The board of a single process. It knows no rates: what plays a host takes mail as fast as it comes.
 
     :param beside: another one, to share what is known of hosts. Seats are each board's own: pools in one event loop
         would wait for each other's idle connections in real time.
@@ -224,6 +246,12 @@ class MemoryBoard:
 
     def wanted(self, name: str) -> bool:
         return False
+
+    def turn(self, name: str, rate: Rate, within_s: float) -> Turn:
+        return Turn(True)
+
+    def give_back(self, name: str, rate: Rate) -> None:
+        """There are none."""
 
 
 def _take(taken: set[str], key: str, number: int) -> Seat | None:

@@ -34,7 +34,14 @@ class HostFailure(Exception):
 
 
 class Lost(Exception):
-    """The connection ended, or nothing that comes over it can be trusted any more."""
+    """The connection ended, or nothing that comes over it can be trusted any more.
+
+    :param replies: to the first of several commands, which had come before.
+    """
+
+    def __init__(self, text: str, replies: Sequence[Reply] = ()) -> None:
+        super().__init__(text)
+        self.replies = tuple(replies)
 
 
 class Channel(Protocol):
@@ -50,8 +57,20 @@ class Channel(Protocol):
         """Whether it is open and the host has said nothing that it was not asked for."""
         ...
 
+    @property
+    def has_surplus(self) -> bool:
+        """Whether the host has said something that it was not asked for; stays so when the channel is closed."""
+        ...
+
     async def command(self, line: bytes) -> Reply:
         """Sends one command and waits for its reply. :raises Lost: there was none."""
+        ...
+
+    async def commands(self, lines: Sequence[bytes]) -> Sequence[Reply]:
+        """Sends several commands at once, to a host that offers PIPELINING (RFC 2920), and waits for as many replies.
+
+        :raises Lost: there were fewer.
+        """
         ...
 
     async def body(self, message: bytes, before_dot: BeforeDot) -> Reply:

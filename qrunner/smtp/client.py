@@ -2,7 +2,8 @@
 
 aiosmtplib takes replies apart, keeps commands whole and upgrades to TLS. Put right here:
 
-* a reply that nobody asked for is never taken for the next command's: the connection is dropped;
+* a reply that nobody asked for is never taken for the next command's: the connection is dropped (``attentive``);
+* several commands may go out at once;
 * each step has its own limit (RFC 5321 section 4.5.3.2) instead of one for all;
 * any 2xx is success, to the last dot as well;
 * the body goes out in pieces, each of which must move, and the last dot waits for ``before_dot``.
@@ -23,10 +24,10 @@ from typing import TYPE_CHECKING
 from aiosmtplib import SMTPException, SMTPResponse
 from aiosmtplib.auth import auth_login_encode, auth_plain_encode
 from aiosmtplib.esmtp import parse_esmtp_extensions
-from aiosmtplib.protocol import SMTPProtocol
 
 from qrunner.config import HostConfig, is_loopback
 from qrunner.smtp import wire
+from qrunner.smtp.attentive import Attentive
 from qrunner.smtp.board import Board, FileBoard
 from qrunner.smtp.channel import BeforeDot, HostFailure, Lost
 from qrunner.smtp.reply import Reply
@@ -42,63 +43,20 @@ _FAMILIES = {"any": socket.AF_UNSPEC, "ipv4": socket.AF_INET, "ipv6": socket.AF_
 _OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
-class _Attentive(SMTPProtocol):
-    """aiosmtplib's protocol, which throws away what it did not ask for; this one remembers that there was some."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self._unasked = False
-        self._may_write = asyncio.Event()
-        self._may_write.set()
-
-    @property
-    def is_clean(self) -> bool:
-        return self.is_connected and not self._unasked and not self._buffer
-
-    def data_received(self, data: bytes) -> None:
-        waiter = self._response_waiter
-        if waiter is None or waiter.done() or not self._response_pending:
-            self._unasked = True
-        super().data_received(data)
-
-    async def read_response(self, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109 - its own signature
-        response = await super().read_response(timeout)
-        # STARTTLS empties the buffer afterwards: what was slipped in behind its reply would be forgotten, not found.
-        self._unasked = self._unasked or bool(self._buffer)
-        return response
-
-    def eof_received(self) -> bool:
-        self._unasked = True
-        return super().eof_received()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._may_write.clear()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._may_write.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._may_write.set()
-
-    async def drain(self) -> None:
-        await self._may_write.wait()
-        if not self.is_connected:
-            raise ConnectionResetError("the connection was lost")
-
-
 class SmtpChannel:
     """A connection to one host."""
 
-    def __init__(self, protocol: _Attentive, host: HostConfig) -> None:
+    def __init__(self, protocol: Attentive, host: HostConfig) -> None:
         self.offer = Offer()
         self._protocol, self._host = protocol, host
 
     @property
     def is_clean(self) -> bool:
         return self._protocol.is_clean
+
+    @property
+    def has_surplus(self) -> bool:
+        return self._protocol.has_surplus
 
     def close(self) -> None:
         if self._protocol.transport is not None:
@@ -120,6 +78,21 @@ class SmtpChannel:
         except (SMTPException, OSError, ValueError) as error:
             self.abort()
             raise Lost(_words(error, f"after {_verb(line)}")) from error
+        except BaseException:
+            self.abort()
+            raise
+
+    async def commands(self, lines: Sequence[bytes]) -> Sequence[Reply]:
+        self._must_be_clean()
+        heard: list[Reply] = []
+        try:
+            group = self._protocol.send_group(lines)
+            for _ in lines:
+                heard.append(_reply(await group.next(self._host.command_timeout_s)))  # noqa: PERF401 - what came counts
+            return heard
+        except (SMTPException, OSError, ValueError) as error:
+            self.abort()
+            raise Lost(_words(error, f"after {_verb(lines[len(heard)])}"), heard) from error
         except BaseException:
             self.abort()
             raise
@@ -311,12 +284,12 @@ def _expect(reply: Reply, what: str) -> None:
         raise HostFailure(f"{what}: {reply}", slow=slow)
 
 
-async def _connected(host: HostConfig, address: str, context: ssl.SSLContext | None) -> _Attentive:
+async def _connected(host: HostConfig, address: str, context: ssl.SSLContext | None) -> Attentive:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(host.connect_timeout_s):
             _, protocol = await loop.create_connection(
-                lambda: _Attentive(loop),
+                lambda: Attentive(loop),
                 address,
                 host.port,
                 family=_FAMILIES.get(host.family, socket.AF_UNSPEC),

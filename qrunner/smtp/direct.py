@@ -19,33 +19,30 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import format_datetime
-from typing import Protocol
+from functools import partial
 
 from qrunner.clock import Clock
 from qrunner.config import HostConfig
 from qrunner.fate import Failure
 from qrunner.message import Entry, Recipient
 from qrunner.smtp.channel import Dialer, HostFailure
+from qrunner.smtp.delivery import Delivery
 from qrunner.smtp.lanes import LaneFull, Lanes
 from qrunner.smtp.mx import Finder, MailHost, Nowhere, domain_of, equals
 from qrunner.smtp.mxboard import MxBoard
 from qrunner.smtp.mxpool import MxPool
+from qrunner.smtp.notes import Notes
 from qrunner.smtp.parts import Part
 from qrunner.smtp.pool import HostBusy, HostDown
 from qrunner.smtp.reply import Outcome
-from qrunner.smtp.session import Delivery, Session, Witness
+from qrunner.smtp.session import Session
+from qrunner.smtp.turns import too_much
 
 DOWN_STATUS = "4.4.1"
 _AT_A_TIME = 5
 _OURS_S = 5.0
 _RESOLVER_S = 60.0
 _RETURN_PATH = re.compile(rb"return-path[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*", re.IGNORECASE)
-
-
-class Notes(Witness, Protocol):
-    """A witness that knows of whom it has been told."""
-
-    noted: set[str]
 
 
 Noting = Callable[[str], Notes]
@@ -174,6 +171,8 @@ class Direct:
                 max_recipients=host.max_recipients,
                 reused=loan.reused and not fresh,
                 verp=trip.verp,
+                slowly=loan.slowly,
+                another=partial(self.pool.another, host.name),
             )
             delivery = await session.deliver(trip.entry.envelope, those, trip.message)
         self.pool.judge(host.name, trip.entry.id, delivery)
@@ -237,7 +236,12 @@ class _Tour:
         """Outcomes; those whom the host did not speak of are left for the next one."""
         self._up, self.answered = True, self.answered or not delivery.lost
         left, self._left = self._left, []
+        if delivery.put_off:
+            self._part.untried += [Failure(one, "4.3.0", too_much(host.name)) for one in delivery.put_off]
+            self._part.delay_s = delivery.put_off_s
         for recipient in left:
+            if recipient.address in delivery.put_off:
+                continue
             one = delivery.outcomes[recipient.address]
             met = Failure(one.address, one.status, one.text, host.name)
             if one.kind == "failed":

@@ -17,22 +17,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
-import struct
-from collections.abc import Iterator
 from hashlib import sha1
 from pathlib import Path
 
 from qrunner.smtp.board import WANTED_S, Change, FileBoard, Seat, bare
+from qrunner.smtp.bytelocks import ByteLocks
 from qrunner.smtp.health import Health
 
 _FORGOTTEN_NS = 86_400 * 10**9
 _STRETCH = 1 << 14
 _HEALTH, _PROBE, _WANT = _STRETCH - 1, _STRETCH - 2, _STRETCH - 3
 _SEATS = _STRETCH - 3
-# l_type, l_whence, l_start, l_len, l_pid of struct flock where a file's size has 64 bits.
-_FLOCK = struct.Struct("hhqqi4x")
 
 
 class MxBoard(FileBoard):
@@ -40,7 +35,7 @@ class MxBoard(FileBoard):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._bytes = _Bytes(folder / ".mx")
+        self._bytes = ByteLocks(folder / ".mx")
 
     def change(self, name: str, change: Change) -> Health:
         try:
@@ -105,67 +100,8 @@ def _place(name: str) -> int:
 class _ByteSeat:
     """A byte that is held."""
 
-    def __init__(self, locks: _Bytes, place: int, number: int) -> None:
+    def __init__(self, locks: ByteLocks, place: int, number: int) -> None:
         self._locks, self._place, self.number = locks, place, number
 
     def release(self) -> None:
         self._locks.give(self._place)
-
-
-class _Bytes:
-    """Locks on single bytes of a file (``F_OFD_SETLK``): between processes the kernel's, within one a set."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor: int | None = None
-        self._mine: set[int] = set()
-
-    def __del__(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-
-    def take(self, place: int) -> bool:
-        """Whether it is ours now; what we hold already can't be taken again."""
-        if place in self._mine or not self._locked(fcntl.F_OFD_SETLK, place):
-            return False
-        self._mine.add(place)
-        return True
-
-    def give(self, place: int) -> None:
-        """Gives it up; twice is as good as once."""
-        if place in self._mine:
-            self._mine.discard(place)
-            fcntl.fcntl(self._file(), fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, place))
-
-    def is_taken_by_others(self, place: int) -> bool:
-        """Whether another process holds it."""
-        try:
-            found = fcntl.fcntl(self._file(), fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, place))
-        except OSError:
-            return False
-        return int(_FLOCK.unpack(found)[0]) != fcntl.F_UNLCK
-
-    @contextlib.contextmanager
-    def alone(self, place: int) -> Iterator[None]:
-        """Waits for it. Who holds it does so for a read and a rename; the event loop waits meanwhile."""
-        fcntl.fcntl(self._file(), fcntl.F_OFD_SETLKW, _flock(fcntl.F_WRLCK, place))
-        try:
-            yield
-        finally:
-            fcntl.fcntl(self._file(), fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, place))
-
-    def _locked(self, command: int, place: int) -> bool:
-        try:
-            fcntl.fcntl(self._file(), command, _flock(fcntl.F_WRLCK, place))
-        except BlockingIOError:
-            return False
-        return True
-
-    def _file(self) -> int:
-        if self._descriptor is None:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        return self._descriptor
-
-
-def _flock(kind: int, place: int) -> bytes:
-    return _FLOCK.pack(kind, os.SEEK_SET, place, 1, 0)

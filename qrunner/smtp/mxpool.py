@@ -24,6 +24,8 @@ class MxPool(Pool):
     """The connections of this process to hosts that were found. ``lend`` raises ``HostFailure`` as well: it was tried
     and failed, and stands on the board."""
 
+    patience_s = 0.5
+
     def __init__(self, dialer: Dialer, board: MxBoard, clock: Clock, log: logging.Logger) -> None:
         super().__init__({}, dialer, board, clock, log)
         self._addresses: dict[str, tuple[str, ...]] = {}

@@ -1,7 +1,8 @@
 """Connections to hosts: kept, counted, lent out; and what their use says about the hosts' health.
 
 Guarantees: no host has more connections from this machine than it is given now; a host that is down is bothered
-by one probe at a time. A connection is lent to one at a time, and only if the host has said nothing since.
+by one probe at a time. A connection is lent to one at a time, and only if the host has said nothing since. A host with
+a ``rate`` is sent no more messages than that; who waits for a turn has no connection in hand.
 
 Not guaranteed: fairness to the millisecond. A process that finds all seats taken says so, and the others give
 one up between two messages.
@@ -18,32 +19,19 @@ from contextlib import asynccontextmanager
 from qrunner.clock import Clock
 from qrunner.config import HostConfig
 from qrunner.smtp import health as h
-from qrunner.smtp.berth import Berth, Loan, Waiter
+from qrunner.smtp.berth import Berth, HostBusy, HostDown, Loan, Waiter
 from qrunner.smtp.board import Board, Change, Seat
 from qrunner.smtp.channel import Channel, Dialer, HostFailure
+from qrunner.smtp.delivery import Delivery
 from qrunner.smtp.health import Health
-from qrunner.smtp.session import Delivery
+from qrunner.smtp.turns import NEXT_S, Turns
+
+__all__ = ["HostBusy", "HostDown", "Pool"]
 
 SESSION_LIFE_S = 300.0
 _LOOK_S = 0.25
 _GIVE_S = 4.0
 _SLOW_S = 5.0
-
-
-class HostDown(Exception):
-    """No connection to be had before the host's next probe."""
-
-    def __init__(self, health: Health) -> None:
-        super().__init__(f"{health.name} is {health.state}: {health.last_error}")
-        self.health = health
-
-
-class HostBusy(Exception):
-    """The host is there and takes no connection now; come again in ``delay_s`` seconds."""
-
-    def __init__(self, text: str, delay_s: float) -> None:
-        super().__init__(text)
-        self.delay_s = delay_s
 
 
 class Pool:
@@ -52,11 +40,16 @@ class Pool:
     :param hosts: all that are known; only those that are asked for are ever connected to.
     """
 
+    # How long an entry waits in hand for its turn. All that a named host is sent waits alike, so nothing is gained by
+    # putting it back sooner.
+    patience_s = 2.0
+
     def __init__(
         self, hosts: Mapping[str, HostConfig], dialer: Dialer, board: Board, clock: Clock, log: logging.Logger
     ) -> None:
         self._berths = {name: Berth(host) for name, host in hosts.items()}
         self._dialer, self._board, self._clock, self._log = dialer, board, clock, log
+        self._turns = Turns(board)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -72,7 +65,7 @@ class Pool:
     def room(self, name: str) -> int:
         """How many more deliveries this process may begin with a host, as far as it knows."""
         berth = self._berths[name]
-        if not berth.idle and self._now_s() < berth.full_until_s:
+        if self._now_s() < berth.paced_until_s or (not berth.idle and self._now_s() < berth.full_until_s):
             return 0
         return self.health(name).connections(berth.host) - berth.in_use
 
@@ -103,14 +96,21 @@ class Pool:
 
     @asynccontextmanager
     async def lend(self, name: str, *, fresh: bool = False) -> AsyncIterator[Loan]:
-        """A connection for one entry.
+        """A connection for one entry, and the turn to send a message over it.
 
-        :param fresh: one that has carried no message yet.
+        :param fresh: one that has carried no message yet, instead of one lent before: the turn is the same.
         :raises HostDown, HostBusy: there is none.
         """
         berth = self._berths[name]
-        loan = await self._get(berth, fresh=fresh)
+        if not fresh:
+            await self._turns.take(berth, self.patience_s)
+        try:
+            loan = await self._get(berth, fresh=fresh)
+        except BaseException:
+            self._turns.give_back(berth)
+            raise
         berth.in_use += 1
+        loan.slowly = berth.slowly
         try:
             yield loan
         except BaseException:
@@ -120,6 +120,15 @@ class Pool:
             berth.in_use -= 1
             loan.messages += 1
             self._take_back(berth, loan)
+
+    async def another(self, name: str) -> float:
+        """Waits for the turn to send one more message over a connection in hand; 0, or the seconds to come again after,
+        since there is none soon."""
+        try:
+            await self._turns.take(self._berths[name], NEXT_S)
+        except HostBusy as error:
+            return error.delay_s
+        return 0.0
 
     async def _get(self, berth: Berth, *, fresh: bool) -> Loan:
         failures = 0
@@ -283,9 +292,14 @@ class Pool:
 
     def judge(self, name: str, entry_id: str, delivery: Delivery) -> None:
         """What a delivery says about the host."""
-        host = self._berths[name].host
-        if delivery.slower:
-            in_use = self._berths[name].in_use + 1
+        berth = self._berths[name]
+        host = berth.host
+        if delivery.moved:
+            if not berth.slowly:
+                self._log.warning("host %s answers out of step, and is asked one thing at a time now", name)
+            berth.slowly = True
+        elif delivery.slower:
+            in_use = berth.in_use + 1
             self._change(name, lambda health: h.slowed(health, delivery.words(), in_use))
         elif delivery.lost:
             now_ns, dice, words = self._clock.now_ns(), random.random(), delivery.words()

@@ -24,6 +24,11 @@ class Reply:
         return 200 <= self.code < 300
 
     @property
+    def is_intermediate(self) -> bool:
+        """Any 3xx: go on."""
+        return 300 <= self.code < 400
+
+    @property
     def is_permanent(self) -> bool:
         """Any 5xx."""
         return 500 <= self.code < 600

@@ -167,6 +167,10 @@ class SinkChannel:
     def is_clean(self) -> bool:
         return self._open and not self._sink.down
 
+    @property
+    def has_surplus(self) -> bool:
+        return False
+
     def close(self) -> None:
         self._open = False
 
@@ -195,6 +199,15 @@ class SinkChannel:
             raise Lost("the host closed the connection")
         said = line.decode("utf-8", "surrogateescape")
         return self._heard(self._talk.answer(said), said.split(" ")[0])
+
+    async def commands(self, lines: Sequence[bytes]) -> Sequence[Reply]:
+        replies: list[Reply] = []
+        for line in lines:
+            try:
+                replies.append(await self.command(line))
+            except Lost as error:
+                raise Lost(str(error), replies) from error
+        return replies
 
     async def body(self, message: bytes, before_dot: BeforeDot) -> Reply:
         try:

@@ -25,8 +25,9 @@ from qrunner.clock import Clock, SystemClock
 from qrunner.config import parse
 from qrunner.engine.loop import Engine
 from qrunner.message import Entry
-from qrunner.runners.outgoing import OutgoingRunner, in_doubt
+from qrunner.runners.outgoing import OutgoingRunner
 from qrunner.site import Site
+from qrunner.smtp.notes import in_doubt
 from qrunner.testing.clock import FakeClock
 from tests.crash.calls import Calls, Point
 
@@ -55,6 +56,9 @@ LARGE = SMALL + b"x" * 70 * 150_000 + b"\n"
 LIMIT_S = 30.0
 
 
+OFFERS = {"one by one": b"250-hi\r\n250 SIZE\r\n", "together": b"250-hi\r\n250-PIPELINING\r\n250 SIZE\r\n"}
+
+
 @dataclass
 class Host:
     """Takes what it is given, but puts the first ``c@x`` off; kills the client at a moment, counted from 0.
@@ -67,6 +71,7 @@ class Host:
     moments: int = 0
     taken: Counter[str] = field(default_factory=Counter)
     grey: bool = True
+    offer = OFFERS["one by one"]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -96,7 +101,7 @@ class Host:
                 to = []
                 await self._say(writer, b"250 2.0.0 taken\r\n")
             else:
-                await self._say(writer, b"250-hi\r\n250 SIZE\r\n" if verb == b"EHLO" else b"250 ok\r\n")
+                await self._say(writer, self.offer if verb == b"EHLO" else b"250 ok\r\n")
 
     async def _say(self, writer: asyncio.StreamWriter, reply: bytes) -> None:
         self._moment()
@@ -202,6 +207,11 @@ def scene() -> Iterator[Scene]:
         yield one
 
 
+@pytest.fixture(params=OFFERS.values(), ids=OFFERS)
+def offer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Host, "offer", request.param)
+
+
 def play(scene: Scene, moment: int = -1, point: Point | None = None) -> bool:
     """One delivery with a death in it; False: it came to its end before that."""
     host = Host(moment=moment)
@@ -228,6 +238,7 @@ def play(scene: Scene, moment: int = -1, point: Point | None = None) -> bool:
     return died
 
 
+@pytest.mark.usefixtures("offer")
 def test_death_between_any_two_replies(scene: Scene) -> None:
     moment = 0
     while play(scene, moment):
@@ -235,6 +246,7 @@ def test_death_between_any_two_replies(scene: Scene) -> None:
     assert moment > 30
 
 
+@pytest.mark.usefixtures("offer")
 def test_death_in_a_message_that_is_on_its_way(scene: Scene) -> None:
     scene.message = LARGE
     # Up to the DATA of the first transaction there are the greeting and five replies.

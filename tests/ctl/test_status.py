@@ -12,6 +12,7 @@ import pytest
 
 from qrunner.site import Site
 from qrunner.smtp.mxboard import MxBoard
+from qrunner.smtp.pace import Paces
 from qrunner.tally import FileTally
 from tests.sites import TinySite, tiny_site, wait_for
 
@@ -34,6 +35,15 @@ def test_reports_that_were_left_out_are_counted(site: TinySite) -> None:
         tally.ask(["failed <a@example.org> <b@example.net>", "failed <> <b@example.net>"], id, time.time_ns())
     assert site.status(3)["reports"] == {"left_out": 4, "addresses": 2}
     assert "4 reports left out, on 2 addresses" in site.ctl("status", code=3)
+
+
+def test_a_host_with_a_rate_says_how_long_mail_would_wait_for_it(site: TinySite) -> None:
+    site.change("[runner.in]", '[smtp.mta1]\nhost = "127.0.0.1"\nrate = "1/h"\n\n[runner.in]')
+    assert [one["rate_wait_s"] for one in site.status(3)["hosts"]] == [0]
+    site.run.hosts.mkdir(parents=True)
+    Paces(site.run.hosts / ".pace").turn("mta1", (1, 3600.0), 0)
+    assert 3000 < site.status(3)["hosts"][0]["rate_wait_s"] <= 3600
+    assert "rate wait" in site.ctl("status", code=3)
 
 
 def test_the_json_has_the_fields_of_the_contract(site: TinySite) -> None:

@@ -17,8 +17,9 @@ from qrunner.config import parse
 from qrunner.engine.loop import Engine
 from qrunner.loading import load_class
 from qrunner.message import Draft, Entry, Envelope
-from qrunner.runners.outgoing import OutgoingRunner, in_doubt
+from qrunner.runners.outgoing import OutgoingRunner
 from qrunner.site import Site
+from qrunner.smtp.notes import in_doubt
 from qrunner.smtp.sink import Sink, SinkDialer
 from qrunner.switchboard.memory import MemoryLease, MemorySpool
 from qrunner.testing.clock import FakeClock
@@ -236,6 +237,46 @@ async def test_with_no_living_host_mail_waits_in_the_last_queue_at_no_cost(one: 
     one.clock.advance("1h")
     await one.settle()
     assert one.got("mta2") == [("bob@x",)]
+
+
+@on(ALONE)
+async def test_the_time_in_which_our_hosts_were_away_is_no_part_of_the_lifetime(one: Bench) -> None:
+    one.sink["mta1"].down = True
+    one.send("bob@x")
+    for _ in range(8):
+        one.clock.advance("1d")
+        await one.settle()
+    one.sink["mta1"].down = False
+    one.sink["mta1"].reply("RCPT", "451 4.7.1 greylisted")
+    one.clock.advance("10m")
+    await one.settle()
+    (entry,) = one.entries()
+    assert [line["what"] for line in entry.history] == ["waits", "deferred", "attempt"]
+    one.clock.advance("5m")
+    await one.settle()
+    assert one.got() == [("bob@x",)]
+    assert not one.entries("reports")
+
+
+@on(ALONE)
+async def test_an_entry_that_is_put_off_again_and_again_expires_though_it_waited_for_a_host(
+    one: Bench,
+) -> None:
+    one.sink["mta1"].down = True
+    one.send("bob@x")
+    await one.settle()
+    for _ in range(3):
+        one.clock.advance("1d")
+        await one.settle()
+    one.sink["mta1"].down = False
+    one.sink["mta1"].reply("RCPT", "451 later", times=None)
+    hours = 0
+    while one.entries():
+        one.clock.advance("1h")
+        await one.settle()
+        hours += 1
+    assert 48 <= hours <= 48 + 8
+    assert len(one.entries("reports")) == 1
 
 
 @on()

@@ -20,6 +20,16 @@ SHORT = (
     'greeting_timeout = "500ms"\ncommand_timeout = "500ms"\ndata_timeout = "500ms"\nfinal_timeout = "500ms"'
 )
 
+TOGETHER = EHLO.replace(b"250-DSN", b"250-DSN\r\n250-PIPELINING")
+
+
+@pytest.fixture(autouse=True, params=[EHLO, TOGETHER], ids=["one by one", "together"])
+def offer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """What hosts offer that say nothing else: each test is one for either."""
+    monkeypatch.setitem(USUAL, b"EHLO", request.param)
+    return bytes(request.param)
+
+
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 Say = Callable[[Writer, bytes], Awaitable[None]]
 
@@ -42,11 +52,13 @@ class Host:
 
     :param says: by what a line begins with, the replies to the first such lines; None hangs up. ``CONNECT`` is the
         greeting, ``.`` the end of a message.
+    :param most: recipients of one message; those beyond hear 452.
     """
 
     says: Mapping[bytes, Sequence[bytes | None]] = field(default_factory=dict)
     say: Say = at_once
     context: ssl.SSLContext | None = None
+    most: int = 1_000
     connections: int = 0
     heard: list[bytes] = field(default_factory=list)
     taken: list[tuple[tuple[bytes, ...], bytes]] = field(default_factory=list)
@@ -62,7 +74,12 @@ class Host:
         while line := await reader.readline():
             self.heard.append(line)
             verb = line.split()[0].upper()
-            if not await self._answers(writer, line, USUAL.get(verb, b"250 ok\r\n")) or verb == b"QUIT":
+            usual = USUAL.get(verb, b"250 ok\r\n")
+            if verb == b"RCPT" and len(to) >= self.most:
+                usual = b"452 4.5.3 too many\r\n"
+            if verb == b"DATA" and not to:
+                usual = b"503 5.5.1 nobody\r\n"
+            if not await self._answers(writer, line, usual) or verb == b"QUIT":
                 return
             if verb == b"STARTTLS" and self.context is not None:
                 await writer.drain()
@@ -98,13 +115,13 @@ class Host:
 
 async def _message(reader: Reader) -> bytes:
     """Up to the dot, which is not included; its lines may be of any length."""
-    text = b""
+    text = b"\r\n"
     while not text.endswith(b"\r\n.\r\n"):
         part = await reader.read(1 << 20)
         if not part:
             raise asyncio.IncompleteReadError(text, None)
         text += part
-    return text[:-3]
+    return text[2:-3]
 
 
 def run(
@@ -202,8 +219,7 @@ def test_a_second_reply_in_the_same_segment_moves_no_reply_to_another(at: bytes,
 
 
 def test_where_three_fit_into_a_transaction_seven_go_in_three() -> None:
-    many = [b"250 ok\r\n"] * 3 + [b"452 4.5.3 too many\r\n"]
-    one = Host({b"RCPT": many + many})
+    one = Host(most=3)
 
     async def test(site: Live) -> None:
         site.send(*(f"{name}@x" for name in "abcdefg"))
@@ -213,6 +229,180 @@ def test_where_three_fit_into_a_transaction_seven_go_in_three() -> None:
         assert one.connections == 1
 
     run(test, one)
+
+
+# Several commands at once
+
+
+async def in_pieces(writer: Writer, reply: bytes) -> None:
+    """What comes after the first line end in a segment of its own, later than all that is under way."""
+    first, ending, more = reply.partition(b"\r\n")
+    writer.write(first + ending)
+    if more:
+        await asyncio.sleep(0.01)
+        writer.write(more)
+
+
+@pytest.mark.parametrize("at", [b"EHLO", b"MAIL", b"RCPT TO:<a", b"RCPT TO:<b", b"RCPT TO:<c"])
+@pytest.mark.parametrize("extra", [b"250 ok\r\n", b"550 no\r\n", b"452 4.5.3 no\r\n", b"503 no\r\n"])
+@pytest.mark.parametrize("say", [at_once, in_pieces])
+@pytest.mark.parametrize("all_refused", [False, True], ids=["", "all refused"])
+def test_a_reply_too_many_has_nobody_called_refused_who_was_not(
+    at: bytes, extra: bytes, say: Say, all_refused: bool, offer: bytes
+) -> None:
+    if all_refused and offer is not TOGETHER and say is in_pieces:
+        # Asked one thing at a time a host may answer RSET as it likes, so that nothing shows what it meant.
+        return
+    says = {b"RCPT TO:<b": [b"550 5.1.1 unknown\r\n"] * 9}
+    if all_refused:
+        says |= {b"RCPT TO:<c": [b"451 4.7.1 grey\r\n"] * 2, b"RCPT TO:<a": [b"451 4.7.1 grey\r\n"] * 2}
+    usual = {b"EHLO": USUAL[b"EHLO"]}.get(at, says.get(at, [b"250 ok\r\n"])[0])
+    says[at] = [usual + extra, *says.get(at, [])[1:]]
+    one = Host(says, say)
+
+    async def test(site: Live) -> None:
+        site.send("a@x", "b@x", "c@x")
+        await site.until_empty()
+        assert reported(site) == [b"b@x"]
+        assert sorted(to for tos in one.got for to in tos) == [b"a@x", b"c@x"]
+
+    run(test, one)
+
+
+@dataclass
+class Collector:
+    """A host that reads on until it hears DATA, and then answers everything in one segment; later it behaves."""
+
+    replies: Sequence[bytes]
+    then: Host = field(default_factory=Host)
+    heard: list[bytes] = field(default_factory=list)
+
+    async def serve(self, reader: Reader, writer: Writer) -> None:
+        if self.heard:
+            await self.then.serve(reader, writer)
+            return
+        writer.write(b"220 hi\r\n")
+        await reader.readline()
+        writer.write(TOGETHER)
+        while not self.heard or not self.heard[-1].startswith(b"DATA"):
+            self.heard.append(await reader.readline())
+        writer.write(b"".join(self.replies))
+        await writer.drain()
+        self.heard += [line async for line in reader]
+
+
+def test_what_a_host_answers_in_one_segment_is_taken_apart() -> None:
+    one = Collector([b"250 ok\r\n", b"451 4.7.1 grey\r\n", b"550 5.1.1 no\r\n", b"250 ok\r\n", b"354 go\r\n"])
+
+    async def test(site: Live) -> None:
+        site.send("a@x", "b@x", "c@x")
+        task = asyncio.ensure_future(site.settle())
+        while not one.heard or one.heard[-1] != b".\r\n":
+            await asyncio.sleep(0.001)
+        site.engines["out"].cut_short()
+        await task
+        (entry,) = site.entries()
+        assert [line["to"] for line in lines(entry, "sending")] == [["c@x"]]
+
+    run(test, one.serve, SHORT)
+
+
+def test_a_host_that_wants_a_message_for_nobody_gets_none() -> None:
+    no = b"550 5.1.1 no\r\n"
+    one = Host({b"RCPT TO:<a": [no], b"RCPT TO:<b": [no], b"DATA": [b"354 go\r\n"]})
+
+    async def test(site: Live) -> None:
+        site.send("a@x", "b@x")
+        site.send("c@x")
+        await site.settle()
+        assert sorted(reported(site)) == [b"a@x", b"b@x"]
+        assert [to for to, message in one.taken if message] == [(b"c@x",)]
+        assert {message for to, message in one.taken if not to} <= {b""}
+        assert not site.entries()
+        assert one.connections == 1
+
+    run(test, one, "max_connections = 1")
+
+
+@pytest.mark.parametrize("start", [b"354 go\r\n", b"503 5.5.1 no\r\n", b"421 4.3.2 bye\r\n"])
+def test_a_refused_sender_is_reported_and_no_message_goes_out(start: bytes) -> None:
+    one = Host({b"MAIL": [b"550 5.7.1 not you\r\n"], b"DATA": [start]})
+
+    async def test(site: Live) -> None:
+        site.send("a@x", "b@x")
+        await site.settle()
+        assert sorted(reported(site)) == [b"a@x", b"b@x"]
+        assert not one.taken
+        assert not site.entries()
+
+    run(test, one)
+
+
+def test_who_was_refused_before_the_host_went_away_is_reported_and_the_others_wait() -> None:
+    for end in (b"421 4.3.2 bye\r\n", b""):
+        one = Collector([b"250 ok\r\n", b"550 5.1.1 no\r\n", b"250 ok\r\n", end])
+
+        async def serve(reader: Reader, writer: Writer, one: Collector = one) -> None:
+            task = asyncio.ensure_future(one.serve(reader, writer))
+            while not task.done() and not (one.heard and one.heard[-1].startswith(b"DATA")):
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
+            if not one.then.heard:
+                writer.close()
+            await task
+
+        async def test(site: Live, one: Collector = one) -> None:
+            site.send("a@x", "b@x", "c@x")
+            await site.settle()
+            assert reported(site) == [b"a@x"]
+            assert [entry.recipients for entry in site.entries()] == [("b@x", "c@x")]
+            await site.until_empty()
+            assert one.then.got == [(b"b@x", b"c@x")]
+
+        run(test, serve)
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        [b"503 need MAIL\r\n", b"503 need MAIL\r\n", b"503 need RCPT\r\n", b"250 ok\r\n"],
+        [b"250 ok\r\n", b"503 what\r\n", b"550 no\r\n", b"354 go\r\n"],
+        [b"250 ok\r\n", b"354 go\r\n", b"550 no\r\n", b"250 ok\r\n"],
+        [b"250 ok\r\n", b"550 no\r\n", b"250 ok\r\n", b"250 ok\r\n"],
+        [b"250 ok\r\n", b"250 ok\r\n", b"550 no\r\n", b"354 go\r\n", b"354 go\r\n"],
+        [b"250 ok\r\n", b"250550 no\r\n", b"250 ok\r\n", b"354 go\r\n"],
+        [b"250 ok\r\n", b"what\r\n", b"550 no\r\n", b"354 go\r\n"],
+    ],
+)
+def test_a_host_that_mixes_up_its_replies_is_not_believed_and_asked_one_thing_at_a_time(
+    replies: list[bytes],
+) -> None:
+    one = Collector(replies)
+
+    async def test(site: Live) -> None:
+        site.send("a@x", "b@x")
+        await site.settle()
+        assert not site.reports
+        assert [entry.recipients for entry in site.entries()] == [("a@x", "b@x")]
+        assert site.health().is_spotless
+        slow = one.then
+        slow.say = awaits_silence(slow)
+        await site.until_empty()
+        assert slow.got == [(b"a@x", b"b@x")]
+
+    run(test, one.serve)
+
+
+def awaits_silence(host: Host) -> Say:
+    """Answers only when nothing more has come meanwhile."""
+
+    async def say(writer: Writer, reply: bytes) -> None:
+        heard = len(host.heard)
+        await asyncio.sleep(0.01)
+        assert len(host.heard) == heard
+        writer.write(reply)
+
+    return say
 
 
 @pytest.mark.parametrize("farewell", [b"421 4.4.2 idle\r\n", b"", b"421 4.4.2 idle\r\n250 ok\r\n"])

@@ -454,6 +454,20 @@ async def test_a_domain_whose_name_servers_fail_is_tried_until_its_time_is_over(
     assert "x@a.example" in one.report()
 
 
+@on(more='rate = "1/h"')
+async def test_each_host_that_is_found_has_the_rate_for_itself(one: Bench) -> None:
+    await one.host(3)
+    one.domain("a.example", 2)
+    one.domain("b.example", 3)
+    for _ in range(2):
+        one.send("x@a.example", "y@b.example")
+    await one.settle()
+    assert [len(one.sinks[number].messages) for number in (2, 3)] == [1, 1]
+    for entry in one.entries():
+        assert entry.attempts == 0
+        assert "as much as its rate allows" in str(entry.history[-1]["reason"])
+
+
 @pytest.mark.parametrize("how", [SERVFAIL, SILENT])
 def test_mail_never_expires_because_our_own_name_servers_were_away(how: Any) -> None:
     @on()
@@ -464,7 +478,7 @@ def test_mail_never_expires_because_our_own_name_servers_were_away(how: Any) -> 
         for _ in range(4):
             await one.pass_by("1d")
         assert one.entry().attempts == 0
-        assert not one.entry().history
+        assert [line["what"] for line in one.entry().history] == ["waits"]
         assert not one.entries("reports")
         one.dns.broken.clear()
         await one.pass_by("1d")

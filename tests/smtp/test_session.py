@@ -8,7 +8,7 @@ import pytest
 
 from qrunner.smtp.client import SmtpDialer
 from qrunner.smtp.session import Delivery
-from qrunner.smtp.sink import Sink
+from qrunner.smtp.sink import EXTENSIONS, Sink
 from qrunner.smtp.sinkserver import SinkServer
 from tests.smtp.hosts import MESSAGE, Notes, config, deliver, kinds, saying, scripted
 
@@ -94,14 +94,21 @@ def test_when_all_are_refused_no_message_is_sent_and_the_session_goes_on() -> No
     assert sink.connections == 1
 
 
-@pytest.mark.parametrize(
-    ("reply", "kind"), [("450 x", "deferred"), ("550 x", "failed"), ("250 x", "deferred")]
-)
-def test_data_refused_concerns_those_who_were_accepted(reply: str, kind: str) -> None:
-    sink = Sink()
+@pytest.mark.parametrize(("reply", "kind"), [("450 x", "deferred"), ("550 x", "failed")])
+@pytest.mark.parametrize("offer", [EXTENSIONS, (*EXTENSIONS, "PIPELINING")])
+def test_data_refused_concerns_those_who_were_accepted(reply: str, kind: str, offer: tuple[str, ...]) -> None:
+    sink = Sink(extensions=offer)
     sink.reply("RCPT TO:<b@x>", "550 5.1.1 unknown")
     sink.reply("DATA", reply)
     assert kinds(run(over_sink(sink, "a@x", "b@x"))) == {"a@x": kind, "b@x": "failed"}
+    assert not sink.messages
+
+
+def test_a_host_that_takes_data_for_done_is_believed_in_nothing() -> None:
+    sink = Sink()
+    sink.reply("RCPT TO:<b@x>", "550 5.1.1 unknown")
+    sink.reply("DATA", "250 x")
+    assert kinds(run(over_sink(sink, "a@x", "b@x"))) == {"a@x": "deferred", "b@x": "deferred"}
     assert not sink.messages
 
 
