@@ -79,7 +79,11 @@ def event(
     :param values: the fields, `id` first where there is one.
     """
     if log.isEnabledFor(level):
-        log.log(level, what, extra={"fields": values}, exc_info=exc, stacklevel=2)
+        # As `log.log` does, but for the place in our source: who searches it for each of a million lines pays for it.
+        trace = None if exc is None else (type(exc), exc, exc.__traceback__)
+        record = logging.LogRecord(log.name, level, "", 0, what, None, trace)
+        record.fields = values
+        log.handle(record)
 
 
 class LineFormatter(logging.Formatter):

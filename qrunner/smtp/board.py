@@ -8,9 +8,12 @@
     var/host/NAME.want     touched by who finds all seats taken
     var/host/.pace         when hosts with a rate are next sent a message
 
-Guarantees: locks end with the process that holds them, however it ends. Not guaranteed: that health survives a
-power loss; it is learnt again. Whether an operator has suspended a host stands elsewhere and does. Failures: a board that can't be written (a full disk) is kept in memory by each
-process for as long.
+Guarantees: locks end with the process that holds them, however it ends.
+
+Not guaranteed: that health survives a power loss; it is learnt again (whether an operator has suspended a host stands
+elsewhere, and does); that what another process has written is seen sooner than after a fiftieth of a second.
+
+Failures: a board that can't be written (a full disk) is kept in memory by each process for as long.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ Rate = tuple[int, float]
 WANTED_S = 2.0
 # Who holds the lock of a host's health does so for a read and a rename; the event loop waits meanwhile.
 _POLL_S = 0.001
+# What is asked for with every message is looked for only so often.
+_LOOK_S = 0.02
 
 
 class Seat(Protocol):
@@ -91,6 +96,8 @@ class FileBoard:
         self._folder = folder
         self._known: dict[str, tuple[tuple[int, int, int], Health]] = {}
         self._unwritten: dict[str, Health] = {}
+        self._seen: dict[str, tuple[float, Health]] = {}
+        self._wants: dict[str, tuple[float, bool]] = {}
         self._my_wants: dict[str, int] = {}
         self._suspended = machine_book(folder.parent)
         self._paces = Paces(folder / ".pace")
@@ -101,6 +108,13 @@ class FileBoard:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def read(self, name: str) -> Health:
+        now_s = time.monotonic()
+        seen = self._seen.get(name)
+        if seen is None or now_s >= seen[0]:
+            self._seen[name] = seen = (now_s + _LOOK_S, self._looked(name))
+        return seen[1]
+
+    def _looked(self, name: str) -> Health:
         health = self._unwritten.get(name) or self._read(name)
         suspension = self._suspension(name)
         if suspension is None:
@@ -127,15 +141,21 @@ class FileBoard:
 
     def change(self, name: str, change: Change) -> Health:
         try:
+            return self._changed(name, change)
+        finally:
+            self._seen.pop(name, None)
+
+    def _changed(self, name: str, change: Change) -> Health:
+        try:
             with _lock(self._folder / f"{name}.lock").acquire(poll_interval=_POLL_S):
-                before = self.read(name)
+                before = self._looked(name)
                 after = change(before)
                 if after != before or name in self._unwritten:
                     self._write(name, after)
                 self._unwritten.pop(name, None)
                 return after
         except OSError:
-            after = change(self.read(name))
+            after = change(self._looked(name))
             self._unwritten[name] = bare(after)
             return after
 
@@ -172,10 +192,18 @@ class FileBoard:
         try:
             path.touch(mode=0o600)
             self._my_wants[name] = path.stat().st_mtime_ns
+            self._wants.pop(name, None)
         except OSError:
             return  # who can't ask waits a little longer
 
     def wanted(self, name: str) -> bool:
+        now_s = time.monotonic()
+        known = self._wants.get(name)
+        if known is None or now_s >= known[0]:
+            self._wants[name] = known = (now_s + _LOOK_S, self._is_wanted(name))
+        return known[1]
+
+    def _is_wanted(self, name: str) -> bool:
         try:
             asked_ns = (self._folder / f"{name}.want").stat().st_mtime_ns
         except OSError:
