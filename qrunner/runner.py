@@ -34,6 +34,10 @@ class Progress(Protocol):
         """
         ...
 
+    def jot(self, entry: Entry, record: Mapping[str, Any]) -> None:
+        """``note``, for one who must not be held up between two steps: written when it returns. Raises as ``note``."""
+        ...
+
 
 class Intake(Protocol):
     """Where a door hands in what came from outside."""

@@ -110,6 +110,10 @@ class DoorEngine(Driver):
 
     async def note(self, entry: Entry, record: Mapping[str, Any], *, sync: bool = False) -> None:
         """``Progress``: a door has no entry in hand. :raises LookupError: always."""
+        self.jot(entry, record)
+
+    def jot(self, entry: Entry, record: Mapping[str, Any]) -> None:
+        """As ``note``."""
         raise LookupError(f"the door {self.config.name} has no entry in hand")
 
     # Intake

@@ -380,11 +380,14 @@ class Engine(Driver):
 
     async def note(self, entry: Entry, record: Mapping[str, Any], *, sync: bool = False) -> None:
         """Adds a line to the history of an entry in hand (``Progress``)."""
-        claim = self._claims[entry.id]
         if sync:
-            await asyncio.to_thread(self.lease.note, claim, record, sync=True)
+            await asyncio.to_thread(self.lease.note, self._claims[entry.id], record, sync=True)
         else:
-            self.lease.note(claim, record)
+            self.jot(entry, record)
+
+    def jot(self, entry: Entry, record: Mapping[str, Any]) -> None:
+        """``note``, without waiting."""
+        self.lease.note(self._claims[entry.id], record)
 
     async def commit(self, claims: Sequence[Claim], verdict: Verdict) -> tuple[str, ...]:
         """Commits, however long the disk takes to allow it; the ids of what was added."""

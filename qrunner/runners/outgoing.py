@@ -121,13 +121,15 @@ class OutgoingRunner(Runner):
             return Hold(f"{host} may have taken it for {', '.join(addresses)}: its reply was lost")
         if policy == "retry":
             return self._after_doubt(entry, host)
-        await self._notes(entry, host).assumed(addresses)
+        notes = self._notes(entry, host)
+        notes.assumed(addresses)
+        await notes.catch_up()
         owed = [address for address in entry.recipients if address not in addresses]
         return await self._deliver(entry, owed) if owed else Settled(reason="assumed to have arrived")
 
     def _notes(self, entry: Entry, host: str) -> Notes:
         assumes = self.policy(host) == "assume"
-        return Notes(entry, host, self.desk.progress.note, self.clock, self.log, assumes=assumes)
+        return Notes(entry, host, self.desk.progress.jot, self.clock, self.log, assumes=assumes)
 
     def policy(self, host: str) -> str:
         """What ``on_ambiguous`` says of a host, which may be one that was found in the DNS."""

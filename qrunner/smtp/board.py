@@ -97,7 +97,6 @@ class FileBoard:
         self._known: dict[str, tuple[tuple[int, int, int], Health]] = {}
         self._unwritten: dict[str, Health] = {}
         self._seen: dict[str, tuple[float, Health]] = {}
-        self._wants: dict[str, tuple[float, bool]] = {}
         self._my_wants: dict[str, int] = {}
         self._suspended = machine_book(folder.parent)
         self._paces = Paces(folder / ".pace")
@@ -111,10 +110,11 @@ class FileBoard:
         now_s = time.monotonic()
         seen = self._seen.get(name)
         if seen is None or now_s >= seen[0]:
-            self._seen[name] = seen = (now_s + _LOOK_S, self._looked(name))
+            self._seen[name] = seen = (now_s + _LOOK_S, self.look(name))
         return seen[1]
 
-    def _looked(self, name: str) -> Health:
+    def look(self, name: str) -> Health:
+        """``read``, as it stands at this moment."""
         health = self._unwritten.get(name) or self._read(name)
         suspension = self._suspension(name)
         if suspension is None:
@@ -148,14 +148,14 @@ class FileBoard:
     def _changed(self, name: str, change: Change) -> Health:
         try:
             with _lock(self._folder / f"{name}.lock").acquire(poll_interval=_POLL_S):
-                before = self._looked(name)
+                before = self.look(name)
                 after = change(before)
                 if after != before or name in self._unwritten:
                     self._write(name, after)
                 self._unwritten.pop(name, None)
                 return after
         except OSError:
-            after = change(self._looked(name))
+            after = change(self.look(name))
             self._unwritten[name] = bare(after)
             return after
 
@@ -192,18 +192,10 @@ class FileBoard:
         try:
             path.touch(mode=0o600)
             self._my_wants[name] = path.stat().st_mtime_ns
-            self._wants.pop(name, None)
         except OSError:
             return  # who can't ask waits a little longer
 
     def wanted(self, name: str) -> bool:
-        now_s = time.monotonic()
-        known = self._wants.get(name)
-        if known is None or now_s >= known[0]:
-            self._wants[name] = known = (now_s + _LOOK_S, self._is_wanted(name))
-        return known[1]
-
-    def _is_wanted(self, name: str) -> bool:
         try:
             asked_ns = (self._folder / f"{name}.want").stat().st_mtime_ns
         except OSError:

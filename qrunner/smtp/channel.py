@@ -6,7 +6,7 @@ only what stands here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +18,7 @@ from qrunner.smtp.wire import Offer
 if TYPE_CHECKING:
     from qrunner.smtp.mx import Finder
 
-BeforeDot = Callable[[], Awaitable[None]]
+BeforeDot = Callable[[], None]
 
 
 class HostFailure(Exception):
@@ -76,7 +76,7 @@ class Channel(Protocol):
     async def body(self, message: bytes, before_dot: BeforeDot) -> Reply:
         """Sends the message, puts it in the form of the wire, and waits for the final reply.
 
-        ``before_dot`` is awaited before the first byte of the end is sent, and what it raises keeps that from
+        ``before_dot`` is called before the first byte of the end is sent, and what it raises keeps that from
         being sent. :raises Lost: there was no reply.
         """
         ...

@@ -110,7 +110,7 @@ class SmtpChannel:
             for start in range(0, last, PIECE):
                 await self._write(text[start : start + PIECE])
             self._must_be_clean()
-            await before_dot()
+            before_dot()
             return await self._finish(text[last:] + wire.END)
         except BaseException:
             # What is still unsent must stay unsent: a message cut off is no message, one ended by us would be.

@@ -12,12 +12,21 @@ from qrunner.smtp.reply import Kind, Outcome
 class Witness(Protocol):
     """Writes down what must be known after a crash."""
 
-    async def sending(self, addresses: Sequence[str]) -> None:
+    def sending(self, addresses: Sequence[str]) -> None:
         """The end of a message to these is about to be sent. What this raises keeps it from being sent."""
         ...
 
-    async def settled(self, outcomes: Sequence[Outcome]) -> None:
+    def settled(self, outcomes: Sequence[Outcome]) -> None:
         """What became of them."""
+        ...
+
+    @property
+    def behind(self) -> bool:
+        """Whether something of that could not be written down yet."""
+        ...
+
+    async def catch_up(self) -> None:
+        """Returns when all of it is written down."""
         ...
 
 

@@ -37,17 +37,17 @@ class MxBoard(FileBoard):
         super().__init__(folder)
         self._bytes = ByteLocks(folder / ".mx")
 
-    def change(self, name: str, change: Change) -> Health:
+    def _changed(self, name: str, change: Change) -> Health:
         try:
             with self._bytes.alone(_place(name) + _HEALTH):
-                return self._changed(name, change)
+                return self._written(name, change)
         except OSError:
-            after = change(self.read(name))
+            after = change(self.look(name))
             self._unwritten[name] = bare(after)
             return after
 
-    def _changed(self, name: str, change: Change) -> Health:
-        before = self.read(name)
+    def _written(self, name: str, change: Change) -> Health:
+        before = self.look(name)
         after = change(before)
         if _is_well(after):
             (self._folder / f"{name}.json").unlink(missing_ok=True)
@@ -61,7 +61,7 @@ class MxBoard(FileBoard):
         """Forgets hosts that nobody has tried for a day: mail for them, if there is any, tries them again."""
         with contextlib.suppress(OSError):
             for path in self._folder.glob("*.json"):
-                health = self.read(path.stem)
+                health = self.look(path.stem)
                 waited_ns = now_ns - path.stat().st_mtime_ns
                 if "." in path.stem and waited_ns > _FORGOTTEN_NS and not health.suspended:
                     path.unlink(missing_ok=True)

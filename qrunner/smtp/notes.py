@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from qrunner.clock import Clock
@@ -16,7 +17,7 @@ from qrunner.log import event
 from qrunner.message import Entry
 from qrunner.smtp.reply import Kind, Outcome
 
-Write = Callable[[Entry, Mapping[str, Any]], Awaitable[None]]
+Write = Callable[[Entry, Mapping[str, Any]], None]
 
 _SETTLED = frozenset({"delivered", "failed", "deferred", "expired"})
 _DEALT_WITH = frozenset({"attempt", "hold", "rewrite"})
@@ -34,34 +35,50 @@ class Notes:
         self.entry, self.host = entry, host
         self._write, self._clock, self._log, self._assumes = write, clock, log, assumes
         self.noted: set[str] = set()
+        self._unwritten: deque[Mapping[str, Any]] = deque()
 
-    async def sending(self, addresses: Sequence[str]) -> None:
+    def sending(self, addresses: Sequence[str]) -> None:
         """The end of a message to these is about to be sent."""
-        await self._write(self.entry, {"what": "sending", "to": list(addresses), "host": self.host})
+        self._write(self.entry, {"what": "sending", "to": list(addresses), "host": self.host})
 
-    async def settled(self, outcomes: Sequence[Outcome]) -> None:
+    def settled(self, outcomes: Sequence[Outcome]) -> None:
         """What is final stands in the history at once; a refusal is reported with the commit, and until then only
         takes the mark back."""
         self.noted.update(one.address for one in outcomes)
         for record in grouped(self.host, outcomes):
-            await self._kept(record)
+            self._keep(record)
             self._tell(record)
         doubtful = [one.address for one in outcomes if one.kind == "ambiguous"]
         if doubtful and self._assumes:
-            await self.assumed(doubtful)
+            self.assumed(doubtful)
 
-    async def assumed(self, addresses: Sequence[str]) -> None:
+    def assumed(self, addresses: Sequence[str]) -> None:
         """The site has decided that these got it."""
         reply = "assumed (on_ambiguous)"
-        await self._kept({"what": "delivered", "to": list(addresses), "host": self.host, "reply": reply})
+        self._keep({"what": "delivered", "to": list(addresses), "host": self.host, "reply": reply})
 
-    async def _kept(self, record: Mapping[str, Any]) -> None:
-        while True:
-            try:
-                return await self._write(self.entry, record)
-            except OSError as error:
-                event(self._log, "outcome not written", id=self.entry.id, reason=str(error))
-                await self._clock.wait(asyncio.Event(), 1.0)
+    def _keep(self, record: Mapping[str, Any]) -> None:
+        self._unwritten.append(record)
+        self._write_down()
+
+    def _write_down(self) -> None:
+        try:
+            while self._unwritten:
+                self._write(self.entry, self._unwritten[0])
+                self._unwritten.popleft()
+        except OSError as error:
+            event(self._log, "outcome not written", id=self.entry.id, reason=str(error))
+
+    @property
+    def behind(self) -> bool:
+        """Whether an outcome could not be written down yet."""
+        return bool(self._unwritten)
+
+    async def catch_up(self) -> None:
+        """Returns when all outcomes are written down."""
+        while self._unwritten:
+            await self._clock.wait(asyncio.Event(), 1.0)
+            self._write_down()
 
     def _tell(self, record: Mapping[str, Any]) -> None:
         what, to, reply = str(record["what"]), record["to"], record.get("reply")

@@ -229,10 +229,7 @@ class Session:
     async def _nothing(self) -> None:
         """The host wants a message though it has accepted nobody: it gets a dot (RFC 2920 section 3.1)."""
 
-        async def at_once() -> None:
-            pass
-
-        reply = await self._channel.body(b"", at_once)
+        reply = await self._channel.body(b"", lambda: None)
         if reply.is_closing:
             self._delivery.slower = True
             self._channel.close()
@@ -283,9 +280,9 @@ class Session:
     async def _send(self, accepted: list[str]) -> None:
         self._marked = self._dotted = False
 
-        async def before_dot() -> None:
+        def before_dot() -> None:
             self._marked = True
-            await to_the_end(self._witness.sending(accepted))
+            self._witness.sending(accepted)
             self._dotted = True
 
         try:
@@ -300,7 +297,7 @@ class Session:
             self._delivery.slower = True
             self._channel.close()
         self._answer(accepted, reply)
-        await to_the_end(self._witness.settled([self._delivery.outcomes[one] for one in accepted]))
+        await self._settled([self._delivery.outcomes[one] for one in accepted])
 
     def _answer(self, addresses: Sequence[str], reply: Reply) -> None:
         for address in addresses:
@@ -314,7 +311,12 @@ class Session:
         kind: Kind = "ambiguous" if self._dotted else "deferred"
         outcomes = [Outcome(address, kind, text, LOST_STATUS) for address in accepted]
         self._delivery.outcomes.update((outcome.address, outcome) for outcome in outcomes)
-        await to_the_end(self._witness.settled(outcomes))
+        await self._settled(outcomes)
+
+    async def _settled(self, outcomes: Sequence[Outcome]) -> None:
+        self._witness.settled(outcomes)
+        if self._witness.behind:
+            await to_the_end(self._witness.catch_up())
 
 
 def _sorted_out(answers: Sequence[tuple[Recipient, Reply]]) -> tuple[list[str], list[Recipient]]:

@@ -211,7 +211,7 @@ class SinkChannel:
 
     async def body(self, message: bytes, before_dot: BeforeDot) -> Reply:
         try:
-            await before_dot()
+            before_dot()
             return self._heard(self._talk.end(message), "the end of the message")
         except BaseException:
             self._open = False

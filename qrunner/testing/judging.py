@@ -104,6 +104,9 @@ class _Pad:
     async def note(self, entry: Entry, record: Mapping[str, Any], *, sync: bool = False) -> None:
         """Takes the note."""
 
+    def jot(self, entry: Entry, record: Mapping[str, Any]) -> None:
+        """Takes the note."""
+
 
 async def _collected(pairs: AsyncIterable[Any] | Iterable[Any]) -> list[Any]:
     if isinstance(pairs, AsyncIterable):

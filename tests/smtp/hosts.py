@@ -123,13 +123,20 @@ class Notes:
         self.told: list[Outcome] = []
         self.refuses: OSError | None = None
 
-    async def sending(self, addresses: Sequence[str]) -> None:
+    def sending(self, addresses: Sequence[str]) -> None:
         if self.refuses is not None:
             raise self.refuses
         self.marked.append(list(addresses))
 
-    async def settled(self, outcomes: Sequence[Outcome]) -> None:
+    def settled(self, outcomes: Sequence[Outcome]) -> None:
         self.told += outcomes
+
+    @property
+    def behind(self) -> bool:
+        return False
+
+    async def catch_up(self) -> None:
+        """There is nothing to do."""
 
 
 async def deliver(
