@@ -10,6 +10,7 @@ module           its job
 ``choice``       which of them a class wants
 ``disposal``     handlers, then the runner's own ``dispose``, awaited or in a thread
 ``verdict``      from a fate, or an exception, to one commit
+``committing``   a commit in the loop, or in a thread where it is slow
 ``hooks``        ``periodic``, ``idle`` and ``cleanup``, which stop nothing
 ``trouble``      how long to wait when the disk is full
 ``suspects``     who may have killed its process, and so runs alone

@@ -16,6 +16,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from qrunner.config import RunnerConfig
+from qrunner.engine.committing import Committer
 from qrunner.engine.disposal import fate_of, tell
 from qrunner.engine.driver import LOOK_S, Driver
 from qrunner.engine.suspects import Suspects
@@ -57,6 +58,7 @@ class Engine(Driver):
         self._was_busy = True
         self._next_poll_ns = 0
         self._trouble = Trouble(self.clock)
+        self._committer = Committer(lambda hop: self.lease.commit(hop))
 
     def _desk(self) -> Desk:
         return Desk(self.config, self.slice, self.site, self, self.log)
@@ -121,6 +123,7 @@ class Engine(Driver):
         self._lease.stopping()
         await self._drain()
         await self._hooks.cleanup(self.config.grace_s)
+        self._committer.close()
         if not self._tasks:
             # A commit that hangs in the disk keeps the range for as long as this process lives.
             self._lease.release()
@@ -393,10 +396,7 @@ class Engine(Driver):
         """Commits, however long the disk takes to allow it; the ids of what was added."""
         while True:
             try:
-                if verdict.hop.is_plain:
-                    ids = self.lease.commit(verdict.hop)
-                else:
-                    ids = await asyncio.shield(asyncio.to_thread(self.lease.commit, verdict.hop))
+                ids = await self._committer.commit(verdict.hop)
                 break
             except OSError as error:
                 self._meet(error)
