@@ -48,7 +48,10 @@ def options(
 def report(
     claim: Claim, found: Mapping[str, Sequence[float]], *, peer: str, asked: argparse.Namespace
 ) -> int:
-    """Prints the medians, and each way's ratio to the peer: the median of the ratios of its rounds. Always 0."""
+    """Prints the medians, and each way's ratio to the peer: the median of the ratios of its rounds. Always 0.
+
+    With `--json`, one document on a line of its own.
+    """
     ways = [_way(name, figures, found[peer]) for name, figures in found.items()]
     if asked.json:
         print(
