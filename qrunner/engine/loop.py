@@ -35,6 +35,8 @@ from qrunner.switchboard import Claim, Lease, Recovered, Ref
 _LEASE_RETRY_S = 1.0
 _TWIN_S = 1.0
 _BELLLESS_POLL_S = 2.0
+# Nothing is kept waiting by it: what comes rings, and is claimed after a look.
+_IDLE_LOOK_S = 3.0
 
 
 class Engine(Driver):
@@ -241,7 +243,8 @@ class Engine(Driver):
         """Until the next thing that comes by itself: a due time, the poll, a hook."""
         now = self.clock.monotonic_ns()
         # Sooner than anything else may come, an operator may want us to claim nothing, or to go on.
-        ends = [self._next_poll_ns, now + int(LOOK_S * 1e9)]
+        look_s = LOOK_S if self._holds or self._tasks else _IDLE_LOOK_S
+        ends = [self._next_poll_ns, now + int(look_s * 1e9)]
         if self._hooks.next_ns is not None:
             ends.append(self._hooks.next_ns)
         if self._trouble.is_on:
