@@ -299,7 +299,10 @@ WRONG = [
     ('[runner.x]\nclass = "m:C"\nreport = "me"', "3: runner.x.report: "),
     ('[runner.x]\nclass = "incoming"', "1: runner.x.next: is missing"),
     ('[runner.x]\nclass = "incoming"\nnext = "x"', '3: runner.x.next: "x" is its own queue'),
-    ('[runner.x]\nclass = "fanout"\nsubscribers = { x = {} }', '3: runner.x.subscribers: "x" is its own queue'),
+    (
+        '[runner.x]\nclass = "fanout"\nsubscribers = { x = {} }',
+        '3: runner.x.subscribers: "x" is its own queue',
+    ),
     (
         '[runner.x]\nclass = "fanout"\nsubscribers = { y = {} }\n[runner.y]\nclass = "incoming"\nnext = "x"',
         "3: runner.x.subscribers: mail goes round for ever (x → y → x), expected an end",

@@ -22,6 +22,7 @@ def check(config: Config, root: Spot) -> None:
     _not_to_itself(config, root)
     _no_circles(config, root)
     _no_mail_goes_round(config, root)
+    _archives_are_outside(config, root)
 
 
 def _owners(config: Config) -> dict[str, str]:
@@ -129,6 +130,15 @@ def _passes_on(config: Config) -> dict[str, list[tuple[str, str]]]:
         for one in config.runners.values()
         if one.class_name in ("incoming", "fanout") and not one.handlers
     }
+
+
+def _archives_are_outside(config: Config, root: Spot) -> None:
+    for runner in config.runners.values():
+        path = runner.settings.get("path")
+        if runner.class_name == "archive" and path and path.is_relative_to(config.site.queue_dir):
+            root.at("runner", runner.name, "path").wrong(
+                f"{path} is inside queue_dir, expected a place of its own"
+            )
 
 
 def _circle(start: str, edges: Mapping[str, list[str]]) -> list[str]:

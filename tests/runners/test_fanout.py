@@ -166,7 +166,10 @@ def test_a_sites_class_chooses_by_itself_and_names_a_queue_twice_without_harm(fa
     site = fake_site(text.replace('"fanout"', f'"{__name__}:ByDay"'))
     site.enqueue("news")
     site.run_until_idle()
-    assert {queue: len(found) for queue, found in holding(site, "keep", "mac").items()} == {"keep": 1, "mac": 1}
+    assert {queue: len(found) for queue, found in holding(site, "keep", "mac").items()} == {
+        "keep": 1,
+        "mac": 1,
+    }
 
 
 # Under a real master
