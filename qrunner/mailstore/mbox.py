@@ -159,7 +159,7 @@ class Mbox:
 
     def _remember(self, size: int, data: bytes) -> None:
         """Writes down what is about to be appended."""
-        head = {"at": size, "size": len(data), "crc": crc32(data), "inode": os.fstat(self.file.fd).st_ino}
+        head = {"at": size, "size": len(data), "crc": crc32(data)}
         flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         is_new = not os.path.lexists(self._undo)
         fd = os.open(self._undo, flags | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -193,9 +193,7 @@ class Mbox:
     def _is_torn(self, head: Mapping[str, Any], proof: bytes) -> bool:
         at, size = head["at"], head["size"]
         there = self._size() - at
-        if os.fstat(self.file.fd).st_ino != head["inode"] or not 0 < there <= size:
-            return False
-        if self._reads(Spot(at, size, head["crc"])):
+        if not 0 < there <= size or self._reads(Spot(at, size, head["crc"])):
             return False
         # After a loss of power there may be zeros where something was to be written (docs/INTERNALS.md).
         found = os.pread(self.file.fd, min(there, _PROOF), at)
