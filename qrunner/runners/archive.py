@@ -27,7 +27,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Coroutine, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from qrunner.config.compounds import check_dates
@@ -57,7 +60,7 @@ class ArchiveRunner(Runner):
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
         settings = desk.config.settings
-        if settings["path"] is None:
+        if settings.get("path") is None:
             raise ConfigError(f"runner {self.name} is an archive without a path")
         try:
             check_dates(str(settings["path"]))
@@ -66,12 +69,15 @@ class ArchiveRunner(Runner):
         self.format: str = settings["format"]
         self._pattern, self._boot = str(settings["path"]), boot_id()
         self._disk = Disk(self.site.config.site.durability == "full")
+        # One of ours at a time asks for a lock: the others need not look whether it is free.
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def dispose(self, entry: Entry) -> Fate:
         """On, once it is kept."""
+        hand = _Hand()
         keep = self._into_mbox if self.format == "mbox" else self._into_folder
         try:
-            file = await _to_its_end(keep(entry))
+            file = await _to_its_end(keep(entry, hand), hand)
         except Locked as busy:
             return Requeue(_LOCKED_S, str(busy))
         except OSError as error:
@@ -95,32 +101,33 @@ class ArchiveRunner(Runner):
         marks = [line for line in entry.history if line.get("what") == "archive"]
         return next((line for line in reversed(marks) if line.get("queue") == self.queue), {})
 
-    async def _mark(self, entry: Entry, *, sync: bool = False, **what: Any) -> None:
+    async def _mark(self, entry: Entry, hand: _Hand, *, sync: bool = False, **what: Any) -> None:
+        """Says what is done next. Whoever has the entry in hand after us will know, or nothing is done."""
+        hand.check()
         await self.desk.progress.note(entry, {"what": "archive", "queue": self.queue, **what}, sync=sync)
+        hand.check()
 
     # An mbox
 
-    async def _into_mbox(self, entry: Entry) -> str:
+    async def _into_mbox(self, entry: Entry, hand: _Hand) -> str:
         begun, file = self._begun(entry), self.path(entry)
         if begun.get("file") not in (None, file) and await self._is_in(begun):
             # The configuration has changed since.
             return str(begun["file"])
         before = _spot(begun) if begun.get("file") == file else None
-        box = await self._locked(file)
-        try:
+        async with self._locked(file) as box:
             if before is None or not await in_thread(box.holds, before):
-                await self._append(entry, box, before)
-        finally:
-            await in_thread(box.close)
+                await self._append(entry, hand, box, before)
         return file
 
-    async def _append(self, entry: Entry, box: Mbox, before: Spot | None) -> None:
+    async def _append(self, entry: Entry, hand: _Hand, box: Mbox, before: Spot | None) -> None:
         record = framed(entry.sender, entry.arrival, self.content(entry))
         spot = await in_thread(box.spot_for, record)
         # Tried in vain again and again, its history must not grow.
         if spot != before:
             where = {"file": box.file.path, "at": spot.at, "size": spot.size, "crc": spot.crc}
-            await self._mark(entry, sync=True, **where)
+            await self._mark(entry, hand, sync=True, **where)
+        hand.check()
         await in_thread(box.append, record)
 
     async def _is_in(self, begun: Mapping[str, Any]) -> bool:
@@ -128,14 +135,20 @@ class ArchiveRunner(Runner):
         before = _spot(begun)
         if before is None or not await in_thread(os.path.isfile, begun["file"]):
             return False
-        box = await self._locked(begun["file"])
-        try:
+        async with self._locked(begun["file"]) as box:
             return bool(await in_thread(box.holds, before))
-        finally:
-            await in_thread(box.close)
 
-    async def _locked(self, file: str) -> Mbox:
+    @asynccontextmanager
+    async def _locked(self, file: str) -> AsyncIterator[Mbox]:
         """The mbox, as soon as nobody else has it. :raises Locked: that took too long."""
+        async with self._turns[file]:
+            box = await self._taken(file)
+            try:
+                yield box
+            finally:
+                await in_thread(box.close)
+
+    async def _taken(self, file: str) -> Mbox:
         loop = asyncio.get_running_loop()
         end = loop.time() + _PATIENCE_S
         while True:
@@ -149,7 +162,7 @@ class ArchiveRunner(Runner):
 
     # A folder
 
-    async def _into_folder(self, entry: Entry) -> str:
+    async def _into_folder(self, entry: Entry, hand: _Hand) -> str:
         begun = self._begun(entry)
         drop = self._drop(entry)
         if "staged" in begun:
@@ -157,8 +170,9 @@ class ArchiveRunner(Runner):
         if not await in_thread(self._is_kept, drop, begun):
             if not (self._is_of_this_boot(begun) and drop.is_staged()):
                 await in_thread(drop.stage, self.content(entry), self._disk)
-                await self._mark(entry, file=drop.final, staged=drop.staged, boot=self._boot)
-            await self._publish(entry, drop)
+                await self._mark(entry, hand, file=drop.final, staged=drop.staged, boot=self._boot)
+            hand.check()
+            await self._publish(entry, hand, drop)
         return drop.final
 
     def _drop(self, entry: Entry) -> Drop:
@@ -184,20 +198,20 @@ class ArchiveRunner(Runner):
     def _is_of_this_boot(self, begun: Mapping[str, Any]) -> bool:
         return begun.get("boot") == self._boot
 
-    async def _publish(self, entry: Entry, drop: Drop) -> None:
+    async def _publish(self, entry: Entry, hand: _Hand, drop: Drop) -> None:
         try:
             await in_thread(drop.publish, self._disk)
         except FileNotFoundError:
             if drop.is_there() or drop.was_moved():
                 return
             # Somebody has swept away what was staged. That must not be taken for a reader's doing at the next try.
-            await self._mark_until_it_stands(entry)
+            await self._unmark(entry, hand)
             raise
 
-    async def _mark_until_it_stands(self, entry: Entry) -> None:
+    async def _unmark(self, entry: Entry, hand: _Hand) -> None:
         while True:
             try:
-                return await self._mark(entry, file=None)
+                return await self._mark(entry, hand, file=None)
             except OSError:
                 await asyncio.sleep(_LOOK_S)
 
@@ -206,9 +220,28 @@ def _spot(begun: Mapping[str, Any]) -> Spot | None:
     return Spot(begun["at"], begun["size"], begun["crc"]) if "at" in begun else None
 
 
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """What the coroutine returns. If we are cancelled it goes on without us: a file that is being written by a thread
-    must not be closed under its hands. What it then does, it has written down in the entry's history before."""
+class _LetGo(Exception):
+    """We have been cancelled: the entry is in nobody's hand, or in another one's."""
+
+
+@dataclass(slots=True)
+class _Hand:
+    """Whether the entry is in our hand still."""
+
+    is_empty: bool = False
+
+    def check(self) -> None:
+        if self.is_empty:
+            raise _LetGo
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T], hand: _Hand) -> T:
+    """What the coroutine returns. If we are cancelled it goes on without us as far as to the end of its step: a file that
+    is being written by a thread must not be closed under its hands, nor a lock be forgotten."""
     task = asyncio.ensure_future(work)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return await asyncio.shield(task)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        hand.is_empty = True
+        raise

@@ -33,7 +33,8 @@ class FanoutRunner(Runner):
 
     def subscribers(self, entry: Entry) -> Sequence[str]:
         """The queues that get it, each once: those of the configuration whose match fits."""
-        return [queue for queue, match in self.desk.config.settings["subscribers"] if fits(match, entry)]
+        known = self.desk.config.settings.get("subscribers", ())
+        return [queue for queue, match in known if fits(match, entry)]
 
 
 def fits(match: Match, entry: Entry) -> bool:

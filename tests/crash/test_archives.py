@@ -18,7 +18,7 @@ from qrunner.runners.archive import ArchiveRunner
 from tests.crash.calls import REAL, Calls, Point
 from tests.crash.test_transitions import points
 from tests.driving import Bench, make_bench
-from tests.mailstore.letters import read_maildir, read_mbox
+from tests.mailstore.letters import read
 
 MEMORY = "/dev/shm"
 OLD = b"From eve@example.net Thu Jan  1 00:00:00 2026\nSubject: old\n\nold\n\n"
@@ -105,12 +105,7 @@ class Archive:
         assert Counter(entry.message for entry in bench.entries("out")) == Counter(MESSAGES)
 
     def kept(self) -> list[bytes]:
-        read: dict[str, Callable[[Path], list[bytes]]] = {
-            "mbox": read_mbox,
-            "maildir": read_maildir,
-            "eml": lambda place: [path.read_bytes() for path in place.glob("*.eml")],
-        }
-        return read[self.format](self.place) if self.place.exists() else []
+        return read(self.format, self.place)
 
     def strays(self) -> list[str]:
         """What lies there that is no message: `.NAME.undo` may, empty."""

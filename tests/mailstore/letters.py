@@ -42,3 +42,14 @@ def read_maildir(path: Path | str) -> list[bytes]:
     """The messages of a Maildir."""
     box = mailbox.Maildir(str(path), create=False)
     return [box.get_bytes(key) for key, _ in box.iteritems()]
+
+
+def read(format: str, path: Path | str) -> list[bytes]:
+    """The messages of an archive; none if it is not there."""
+    if not Path(path).exists():
+        return []
+    if format == "mbox":
+        return read_mbox(path)
+    if format == "maildir":
+        return read_maildir(path)
+    return [file.read_bytes() for file in sorted(Path(path).glob("*.eml"))]

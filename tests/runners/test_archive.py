@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mailbox
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -18,9 +19,11 @@ from qrunner.errors import ConfigError
 from qrunner.fate import Requeue
 from qrunner.message import Entry
 from qrunner.runners.archive import ArchiveRunner
+from qrunner.switchboard.disk import Disk
 from qrunner.testing import FakeClock, FakeSite
 from tests.crash.power_faults import FailingDisk, Fault
-from tests.mailstore.letters import letters, read_maildir, read_mbox, whole
+from tests.driving import Bench, make_bench, running, until
+from tests.mailstore.letters import letters, read, read_mbox, whole
 
 pytest_plugins = ["qrunner.testing.plugin"]
 
@@ -31,17 +34,6 @@ FORMATS = ("mbox", "maildir", "eml")
 
 def keep(path: Path | str, format: str = "mbox", more: str = "", kind: str = "archive") -> str:
     return f'{SITE}[runner.keep]\nclass = "{kind}"\nformat = "{format}"\npath = "{path}"\n{more}'
-
-
-def read_folder(path: Path) -> list[bytes]:
-    return [file.read_bytes() for file in sorted(path.glob("*.eml"))]
-
-
-READ: dict[str, Callable[[Path], list[bytes]]] = {
-    "mbox": read_mbox,
-    "maildir": read_maildir,
-    "eml": read_folder,
-}
 
 
 @pytest.fixture
@@ -56,7 +48,7 @@ def test_every_message_is_kept_byte_for_byte(format: str, at: Path, fake_site: M
         site.enqueue("keep", message=message, sender="ann@example.org")
     site.run_until_idle(60)
     same = whole if format == "mbox" else bytes
-    assert Counter(READ[format](at)) == Counter(map(same, letters()))
+    assert Counter(read(format, at)) == Counter(map(same, letters()))
     assert site.entries("keep") == site.entries("shunt") == []
 
 
@@ -107,9 +99,8 @@ def test_each_day_has_an_archive_of_its_own_by_the_time_of_arrival_in_utc(
         # What waited is kept where it belongs, however late that is.
         clock.advance("40d")
         site.run_until_idle()
-    read = READ[format]
-    assert read(tmp_path / "2026" / "02-28.100%") == [b"February\n"]
-    assert read(tmp_path / "2026" / "03-01.100%") == [b"March\n"]
+    assert read(format, tmp_path / "2026" / "02-28.100%") == [b"February\n"]
+    assert read(format, tmp_path / "2026" / "03-01.100%") == [b"March\n"]
     assert sorted(os.listdir(tmp_path)) == ["2026"]
 
 
@@ -158,7 +149,7 @@ def test_a_disk_that_fails_makes_the_message_wait_at_no_cost(
     assert [path for path in at.parent.rglob("*") if path.is_file() and path.stat().st_size] == []
     site.clock.advance("40d")
     site.run_until_idle()
-    assert [len(message) for message in READ[format](at)] in ([100_012], [100_013])
+    assert [len(message) for message in read(format, at)] in ([100_012], [100_013])
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -172,7 +163,7 @@ def test_a_folder_that_can_not_be_made_makes_it_wait(format: str, at: Path, fake
     at.parent.unlink()
     site.clock.advance("1m")
     site.run_until_idle()
-    assert len(READ[format](at)) == 1
+    assert len(read(format, at)) == 1
 
 
 def test_a_message_that_waits_for_ever_does_not_grow_for_ever(at: Path, fake_site: Make) -> None:
@@ -226,7 +217,7 @@ def test_what_was_kept_before_is_not_kept_again(format: str, at: Path, fake_site
         site.run_until_idle()
         site.clock.advance("1h")
     assert site.entries("keep") == []
-    assert len(READ[format](at)) == 1
+    assert len(read(format, at)) == 1
 
 
 @pytest.mark.parametrize("becomes", ["cur/%s:2,S", "cur/%s", "../elsewhere/%s", None])
@@ -261,11 +252,11 @@ def staged(site: FakeSite, at: Path) -> Path:
 def test_what_is_staged_gets_its_name_when_it_can(format: str, at: Path, fake_site: Make) -> None:
     site = fake_site(keep(at, format))
     inode = staged(site, at).stat().st_ino
-    assert READ[format](at) == []
+    assert read(format, at) == []
     site.clock.advance("1m")
     site.run_until_idle()
     assert [path.stat().st_ino for path in at.rglob("*") if path.is_file()] == [inode]
-    assert READ[format](at) == [b"Subject: x\n\n"]
+    assert read(format, at) == [b"Subject: x\n\n"]
 
 
 def test_what_lay_staged_so_long_that_it_was_swept_is_written_again(at: Path, fake_site: Make) -> None:
@@ -273,7 +264,7 @@ def test_what_lay_staged_so_long_that_it_was_swept_is_written_again(at: Path, fa
     staged(site, at).unlink()
     site.clock.advance("37h")
     site.run_until_idle()
-    assert READ["maildir"](at) == [b"Subject: x\n\n"]
+    assert read("maildir", at) == [b"Subject: x\n\n"]
 
 
 def test_what_is_swept_under_our_hands_is_not_taken_for_a_readers_doing(
@@ -292,10 +283,10 @@ def test_what_is_swept_under_our_hands_is_not_taken_for_a_readers_doing(
     site = fake_site(keep(at, "maildir"))
     site.enqueue("keep", message=b"Subject: x\n\n")
     site.run_until_idle()
-    assert READ["maildir"](at) == []
+    assert read("maildir", at) == []
     site.clock.advance("1m")
     site.run_until_idle()
-    assert READ["maildir"](at) == [b"Subject: x\n\n"]
+    assert read("maildir", at) == [b"Subject: x\n\n"]
 
 
 @pytest.mark.parametrize("format", ["maildir", "eml"])
@@ -310,7 +301,7 @@ def test_after_a_reboot_only_what_is_there_counts(
     site.engines[0].runner._boot = "another"  # type: ignore[attr-defined]
     site.clock.advance("1m")
     site.run_until_idle()
-    assert READ[format](at) == [b"Subject: x\n\n"]
+    assert read(format, at) == [b"Subject: x\n\n"]
 
 
 def test_an_mbox_in_which_it_is_already_may_have_another_name_by_now(at: Path, fake_site: Make) -> None:
@@ -407,3 +398,56 @@ def test_a_place_that_is_of_another_kind_is_said_at_check_time(
         return
     with pytest.raises(ConfigErrors, match=problem):
         load(file)
+
+
+# Cut short
+
+
+def bench_of(folder: Path, format: str, at: Path, more: str) -> Bench:
+    return make_bench(folder, f'format = "{format}"\npath = "{at}"\n{more}\n')
+
+
+def test_a_stop_while_the_mbox_is_locked_puts_the_message_back(at: Path, tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, "mbox", at, 'grace = "0s"')
+    bench.put()
+    at.parent.mkdir()
+    other = mailbox.mbox(str(at))
+    other.lock()
+    engine = bench.engine(ArchiveRunner)
+
+    async def stopped() -> None:
+        await until(lambda: engine.in_hand == 1)
+
+    running(engine, stopped)
+    assert (bench.where(), bench.entries("in")[0].history) == ({"in": 1}, ())
+    other.unlock()
+    bench.drain(ArchiveRunner)
+    assert (bench.where(), len(read_mbox(at))) == ({}, 1)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_was_not_done_in_time_is_kept_once_all_the_same(
+    format: str, at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that writes goes on after its time is over, while the message is tried again."""
+    real, slow = Disk.sync_file, threading.Event()
+
+    def late(disk: Disk, fd: int) -> None:
+        # Of the mbox, or of what is staged.
+        if not slow.is_set() and os.readlink(f"/proc/self/fd/{fd}").startswith(f"{at.parent}/"):
+            slow.wait(0.3)
+        real(disk, fd)
+
+    monkeypatch.setattr(Disk, "sync_file", late)
+    often = 'timeout = "100ms"\nretry = { first = "100ms", max = "100ms", jitter = 0 }\ngrace = "5s"'
+    bench = bench_of(tmp_path, format, at, often)
+    bench.put(2)
+    engine = bench.engine(ArchiveRunner)
+
+    async def drained() -> None:
+        await until(lambda: sum(entry.attempts for entry in bench.entries("in")) >= 3)
+        slow.set()
+        await until(lambda: not bench.where())
+
+    running(engine, drained)
+    assert len(read(format, at)) == 2
