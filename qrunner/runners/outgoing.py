@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _MAX_HOPS = 50
 _OURS_S = 5.0
 _AT_ONCE_S = 0.1
+_SILENT_S = 2.0
 
 
 class OutgoingRunner(Runner):
@@ -250,13 +251,17 @@ class OutgoingRunner(Runner):
     async def _to_their_own(
         self, direct: Direct, entry: Entry, recipients: Sequence[Recipient], *, unchanged: bool
     ) -> Fate | Settled:
-        """Each recipient to its domain's hosts."""
-        parts = await direct.deliver(
-            entry,
-            recipients,
-            lambda host: self._notes(entry, host),
-            verp=verp.wanted(self._verp, entry.meta),
-        )
+        """Each recipient to its domain's hosts. One that is silent must not keep us from the others."""
+        alarm = asyncio.get_running_loop().call_later(_SILENT_S, self.desk.progress.waits, entry)
+        try:
+            parts = await direct.deliver(
+                entry,
+                recipients,
+                lambda host: self._notes(entry, host),
+                verp=verp.wanted(self._verp, entry.meta),
+            )
+        finally:
+            alarm.cancel()
         failures = tuple(one for part in parts for one in part.failed)
         waiting = [one for part in parts for one in part.waiting]
         doubtful = [one for part in parts for one in part.doubtful]
