@@ -77,6 +77,7 @@ class OutgoingRunner(Runner):
         self._board = dialer.board(self._config.site.state_dir / "host")
         self._pool = Pool(self._config.smtp, dialer, self._board, self.clock, self.log)
         by_mx = [name for name in self._hosts if self._config.smtp[name].mode == "mx"]
+        self._pool.look_after([name for name in self._hosts if name not in by_mx])
         finder = dialer.finder() if by_mx else None
         if finder is not None:
             self._direct = {name: self._direct_by(name, dialer, finder) for name in by_mx}
