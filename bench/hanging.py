@@ -1,10 +1,10 @@
 """What one destination that hangs takes from the others: `mode = "mx"`, one runner, 200 destinations.
 
-Two runs in turns: all destinations are well; one of them accepts connections and then says nothing, to the greeting or
-to the end of the message. Measured is the rate at which the *others* get their mail, and what is printed is its ratio
-to that of the peer, the run in which all are well. With hosts that answer at once the runner's processor is what limits
-the rate; with hosts that take their time it is the number of deliveries under way, and that is what a host that hangs
-uses up. So both are measured.
+Runs in turns: all destinations are well; one of them accepts connections and says nothing at all; one says nothing once
+it has a message. Measured is the rate at which the *others* get their mail, and what is printed is its ratio to that of
+the peer, the run in which all are well. With hosts that answer at once the runner's processor is what limits the rate;
+with hosts that take their time it is the number of deliveries under way, and that is what a host that hangs uses up. So
+both are measured.
 
 Options: `--quick`, `--rounds N`, `--destinations N`, `--hanging N`, `--each N` (messages to each destination),
 `--latency MS` (of each reply; may be given twice).
@@ -13,36 +13,16 @@ Options: `--quick`, `--rounds N`, `--destinations N`, `--hanging N`, `--each N` 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
-import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from manyhosts import HANGS, Hosts, many_hosts
+from manyhosts import many_hosts
+from runnerprocess import Plan, running
 
-from qrunner.config import parse
-from qrunner.engine.loop import Engine
-from qrunner.loading import load_class
-from qrunner.site import Site
-from qrunner.smtp.client import SmtpDialer
-from qrunner.smtp.mx import Finder
-from qrunner.smtp.resolver import Resolver
-
-HOSTNAME = "bench.example.org"
-SITE = f"""
-[site]
-hostname = "{HOSTNAME}"
-queue_dir = "q"
-state_dir = "var"
-postmaster = "postmaster@{HOSTNAME}"
-durability = "none"
-min_free = "0"
+SITE = """
 [smtp.direct]
 mode = "mx"
 port = PORT
@@ -53,6 +33,8 @@ class = "outgoing"
 smtp = "direct"
 """
 MESSAGE = b"Subject: a benchmark\n\n" + (b"x" * 71 + b"\n") * 50
+WELL = "all are well"
+WAYS = {WELL: "", "silent from the start": "greeting", "silent after the message": "message"}
 LIMIT_S = 400.0
 
 
@@ -60,18 +42,19 @@ def main() -> int:
     """Measure and print."""
     asked = options()
     for latency_ms in asked.latency:
-        print(f"{asked.destinations} destinations, {latency_ms:g} ms a reply, {asked.each} messages to each")
-        print(f"{'':36}  others/s       ratio")
-        rates: dict[str, list[float]] = {way: [] for way in ("", *HANGS)}
+        print(
+            f"{asked.destinations} destinations, {latency_ms:g} ms a reply, {asked.each} messages to each; "
+            f"of {asked.hanging} that hang:"
+        )
+        print(f"{'':26}  others/s   ratio   lowest..highest")
+        rates: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(asked.rounds):
             for way, found in rates.items():
-                found.append(rate(asked, latency_ms / 1e3, way))
+                found.append(rate(asked, latency_ms / 1e3, WAYS[way]))
         for way, found in rates.items():
-            beside = [one / well for one, well in zip(found, rates[""], strict=True)]
-            name = f"{asked.hanging} silent after the {way}" if way == "message" else "all are well"
-            name = f"{asked.hanging} silent from the start" if way == "greeting" else name
-            spread = f"{min(beside):.2f}..{max(beside):.2f}"
-            print(f"{name:36}  {statistics.median(found):8.0f}  {statistics.median(beside):10.2f}   {spread}")
+            beside = [one / well for one, well in zip(found, rates[WELL], strict=True)]
+            middle, ratio = statistics.median(found), statistics.median(beside)
+            print(f"{way:26}  {middle:8.0f}   {ratio:5.2f}   {min(beside):.2f}..{max(beside):.2f}")
     return 0
 
 
@@ -93,55 +76,28 @@ def options() -> argparse.Namespace:
 
 def rate(asked: argparse.Namespace, latency_s: float, hangs: str) -> float:
     """Messages a second that those who never hang were given, until they had all of them."""
-    others = (asked.destinations - asked.hanging) * asked.each
+    # Where nobody hangs, the first destinations are like the others, and count as well.
+    count = (asked.destinations - (asked.hanging if hangs else 0)) * asked.each
     with (
         many_hosts(asked.destinations, latency_s=latency_s, hangs=hangs, hanging=asked.hanging) as hosts,
         tempfile.TemporaryDirectory() as folder,
-        running(Path(folder), hosts, asked) as began_s,
     ):
-        # Where nobody hangs, those of the first destinations are among them, and count as well.
-        count = others if hangs else asked.destinations * asked.each
-        taken = sorted(hosts.times(count, LIMIT_S))
+        plan = Plan(Path(folder), SITE.replace("PORT", str(hosts.port)), hosts.name_server)
+        fill(plan, asked)
+        with running(plan, "out"):
+            began_s = time.monotonic()
+            taken = sorted(hosts.times(count, LIMIT_S))
     return count / (taken[count - 1] - began_s)
 
 
-@contextmanager
-def running(folder: Path, hosts: Hosts, asked: argparse.Namespace) -> Iterator[float]:
-    """A runner in a process of its own, with all of the mail in its queue; since when."""
-    site = a_site(folder, hosts.port)
+def fill(plan: Plan, asked: argparse.Namespace) -> None:
+    """All of the mail, one destination after the other."""
+    site = plan.site()
     for _ in range(asked.each):
         for number in range(asked.destinations):
             site.enqueue(
                 "out", message=MESSAGE, sender="s@bench.example", recipients=[f"r@d{number}.example"]
             )
-    process = multiprocessing.get_context("spawn").Process(
-        target=_run, args=(folder, hosts.port, hosts.name_server), daemon=True
-    )
-    process.start()
-    try:
-        yield time.monotonic()
-    finally:
-        process.kill()
-        process.join()
-
-
-def a_site(folder: Path, port: int, name_server: int | None = None) -> Site:
-    """The site in this folder."""
-    folder.joinpath("q").mkdir(mode=0o700, exist_ok=True)
-    config = parse(SITE.replace("PORT", str(port)), folder / "qrunner.toml")
-    resolver = Resolver(["127.0.0.1"], port=name_server) if name_server is not None else None
-    dialer = SmtpDialer(HOSTNAME, Finder(HOSTNAME, resolver)) if resolver is not None else None
-    site = Site(config, dialer=dialer)
-    site.spool.prepare(config.queues())
-    return site
-
-
-def _run(folder: Path, port: int, name_server: int) -> None:
-    site = a_site(folder, port, name_server)
-    runner = site.config.runners["out"]
-    log = logging.getLogger("qrunner.out")
-    log.setLevel(logging.CRITICAL)
-    asyncio.run(Engine(site, runner, 0, load_class(runner.class_name), log=log).run())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.dnsserver import DnsServer
 
-HANGS = ("greeting", "message")
 _START_S = 20.0
 _END = b"\r\n.\r\n"
 _REPLIES = {b"EHLO": b"250-host\r\n250 SIZE\r\n", b"DATA": b"354 go on\r\n", b"QUIT": b"221 bye\r\n"}
