@@ -23,6 +23,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qrunner import verp
+from qrunner.engine.trouble import Trouble
 from qrunner.errors import ConfigError, PermanentFailure
 from qrunner.fate import Done, Failure, Fate, Hold, Later, Settled
 from qrunner.message import Entry, Recipient, received_count
@@ -31,7 +32,7 @@ from qrunner.schedule import delay_s
 from qrunner.smtp.channel import Dialer
 from qrunner.smtp.client import SmtpDialer
 from qrunner.smtp.delivery import Delivery
-from qrunner.smtp.living import hosts_behind, is_living
+from qrunner.smtp.living import SentOn, hosts_behind, is_living
 from qrunner.smtp.notes import Notes, grouped, in_doubt
 from qrunner.smtp.parts import deferrals, soonest
 from qrunner.smtp.pool import HostBusy, HostDown, Pool
@@ -61,6 +62,7 @@ class OutgoingRunner(Runner):
         self._max_hops: int = settings.get("max_hops") or _MAX_HOPS
         self._config = desk.site.config
         self._pool: Pool | None = None
+        self._sent_on, self._trouble = SentOn(self.clock), Trouble(self.clock)
         self._direct: Mapping[str, Direct] = {}
 
     @property
@@ -173,14 +175,18 @@ class OutgoingRunner(Runner):
         while (name := self._choose(entry, tried)) is not None:
             tried.add(name)
             try:
-                return await self._over(name, entry, recipients, unchanged=unchanged)
+                fate = await self._over(name, entry, recipients, unchanged=unchanged)
+                self._trouble.end()
+                return fate
             except HostDown:
                 continue
             except HostBusy as error:
                 busy = error
             except OSError as error:
                 # The history can't be written, or there are no descriptors left: no end of a message was sent.
-                return _wait(f"this machine: {error}", _OURS_S * (1 + random.random()))
+                self._trouble.meet()
+                wait_s = max(_OURS_S, self._trouble.next_s)
+                return _wait(f"this machine: {error}", wait_s * (1 + random.random()))
         if busy is not None:
             return _wait(str(busy), busy.delay_s)
         return self._away(entry, unchanged=unchanged)
@@ -312,7 +318,7 @@ class OutgoingRunner(Runner):
             return _wait("no host is up", _AT_ONCE_S)
         queues = [queue for queue in self._on_down if queue != self.queue]
         for queue in queues:
-            if is_living(self._config, self._board, queue):
+            if is_living(self._config, self._board, queue) and self._sent_on.again(entry.id):
                 return entry.forward(queue)
         if queues:
             hosts = hosts_behind(self._config, queues[-1])
