@@ -431,7 +431,7 @@ async def test_what_is_deferred_to_a_route_waits_where_each_recipient_belongs(on
     assert waits_s(one, slow) == waits_s(one, slower) == pytest.approx(300)
     assert not one.entries()
     assert one.got() == [("eve@x",)]
-    (report,) = one.entries("reports")
+    assert len(one.entries("reports")) == 1
     assert id not in (slow.id, slower.id)
     one.clock.advance("5m")
     await one.settle()
