@@ -52,6 +52,12 @@ class Hosts:
         with self._news:
             assert self._news.wait_for(done, LIMIT_S), f"{len(self.got)} messages in {LIMIT_S:g} s; {tell()}"
 
+    def more_come(self, count: int, limit_s: float) -> bool:
+        """Whether so many more have come before the time was over."""
+        with self._news:
+            before = len(self.got)
+            return self._news.wait_for(lambda: len(self.got) >= before + count, limit_s)
+
     async def serve(self, names: Sequence[str], ready: threading.Event, end: asyncio.Event) -> None:
         """Listens until the end."""
         async with AsyncExitStack() as stack:
