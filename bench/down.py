@@ -1,29 +1,31 @@
-"""What mail costs whose hosts are down: processor time of the runners, beside runners that have nothing to do.
+"""What mail costs whose hosts are down: processor time of the runners.
 
 10,000 messages wait while their host refuses connections; while two hosts do, each in the other's `on_down`; while a
-host turns every connection away with 421. Measured is the processor time of all runners together, from when
-everything has been looked at once until after the next probes, and how many entries they look at. A runner that spins
-takes all of a processor, 100 %.
+host turns every connection away with 421. Measured is the processor time of all runners together, from when everything
+has been looked at once until after the next probes. The peer is a runner that spins: it takes all of a processor, 100 %.
+Beside them, two runners that have nothing to do.
 
-Options: `--quick` (a tenth of the messages, a sixth of the time), `--seconds N`, `--messages N`, `--probe-after N`.
+Options: `--quick` (a tenth of the messages, a sixth of the time), `--runs N`, `--count N` (messages), `--directory DIR`,
+`--json`.
 """
 
 from __future__ import annotations
 
-import argparse
 import socket
 import socketserver
 import sys
 import tempfile
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from runnerprocess import Cost, Plan, Running, running
+from rig.rounds import Claim, options, report
+from rig.runners import Cost, Plan, Running, running
 
-HOST = '[smtp.NAME]\nhost = "127.0.0.1"\nport = PORT\nprobe_after = "AFTERs"\n'
+HOST = '[smtp.NAME]\nhost = "127.0.0.1"\nport = PORT\nprobe_after = "AFTER"\n'
 ALONE = '[runner.out]\nclass = "outgoing"\nsmtp = "a"\n'
 EACH_OTHER = """
 [runner.out]
@@ -36,52 +38,39 @@ smtp = "b"
 on_down = ["out"]
 """
 MESSAGE = b"Subject: a benchmark\n\nx\n"
-IDLE = "two runners, nothing to do"
+PEER = "a runner that spins"
 LIMIT_S = 300.0
 
 
 def main() -> int:
     """Measure and print."""
-    asked = options()
-    count, seconds = asked.messages, asked.seconds
-    print(f"{count} messages, over {seconds:g} s")
-    print(f"{'':44}  processor   looks/s")
+    asked = options(__doc__, runs=1, quick_runs=1, count=10_000, quick_count=1_000)
     with refusing() as down, turning_away() as busy:
         ways = {
-            IDLE: (0, EACH_OTHER, (down, down)),
-            "a host is down": (count, ALONE, (down,)),
-            "two are down, each in the other's on_down": (count, EACH_OTHER, (down, down)),
-            "a host turns all connections away (421)": (count, ALONE, (busy,)),
+            "two runners, nothing to do": (0, EACH_OTHER, (down, down)),
+            "a host is down": (asked.count, ALONE, (down,)),
+            "two are, each in the other's on_down": (asked.count, EACH_OTHER, (down, down)),
+            "a host says 421 to every connection": (asked.count, ALONE, (busy,)),
         }
-        for way, (messages, runners, ports) in ways.items():
-            cost = measured(runners, ports, messages, asked)
-            print(f"{way:44}  {cost.cpu_s / seconds:8.1%}   {cost.looks / seconds:8.1f}", flush=True)
-    return 0
+        found: dict[str, list[float]] = {PEER: [], **{way: [] for way in ways}}
+        for _ in range(asked.runs):
+            found[PEER].append(100.0)
+            for way, (messages, runners, ports) in ways.items():
+                found[way].append(measured(runners, ports, messages, asked))
+    claim = Claim(
+        "down", f"{asked.count} messages wait for hosts that are down", "% of a processor", at_most=0.15
+    )
+    return report(claim, found, peer=PEER, asked=asked)
 
 
-def options() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Mail whose hosts are down.")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seconds", type=float)
-    parser.add_argument("--messages", type=int)
-    parser.add_argument("--probe-after", type=int)
-    asked = parser.parse_args()
-    asked.messages = asked.messages or (1_000 if asked.quick else 10_000)
-    asked.seconds = asked.seconds or (20.0 if asked.quick else 120.0)
-    asked.probe_after = asked.probe_after or (10 if asked.quick else 60)
-    return asked
-
-
-def host(name: str, port: int, asked: argparse.Namespace) -> str:
-    """Its section."""
-    return HOST.replace("NAME", name).replace("PORT", str(port)).replace("AFTER", str(asked.probe_after))
-
-
-def measured(runners: str, ports: tuple[int, ...], messages: int, asked: argparse.Namespace) -> Cost:
-    """Of all runners together."""
-    hosts = [host(name, port, asked) for name, port in zip("ab", ports, strict=False)]
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+def measured(runners: str, ports: tuple[int, ...], messages: int, asked: Namespace) -> float:
+    """Of all runners together, in %."""
+    seconds, probe_after = (20.0, "10s") if asked.quick else (120.0, "1m")
+    hosts = [
+        HOST.replace("NAME", name).replace("PORT", str(port)).replace("AFTER", probe_after)
+        for name, port in zip("ab", ports, strict=False)
+    ]
+    with tempfile.TemporaryDirectory(dir=asked.directory) as folder, ExitStack() as stack:
         plan = Plan(Path(folder), "".join(hosts) + runners)
         site = plan.site()
         for number in range(messages):
@@ -89,8 +78,8 @@ def measured(runners: str, ports: tuple[int, ...], messages: int, asked: argpars
         those = [stack.enter_context(running(plan, name)) for name in site.config.runners]
         settle(those, messages)
         before = total(those)
-        time.sleep(asked.seconds)
-        return total(those) - before
+        time.sleep(seconds)
+        return 100 * (total(those) - before).cpu_s / seconds
 
 
 def settle(those: list[Running], messages: int) -> None:

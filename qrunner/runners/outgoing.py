@@ -16,6 +16,7 @@ Configuration: ``smtp`` (of the runner or its slices), ``on_down``, ``defer_to``
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import random
 from collections.abc import Collection, Mapping, Sequence
