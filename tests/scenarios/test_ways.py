@@ -185,6 +185,43 @@ def test_backoff_drains_to_the_main_host_when_it_is_back(tmp_path: Path) -> None
         one.arrive(one.some(10), "main")
 
 
+def test_mail_does_not_expire_while_all_hosts_are_away_for_longer_than_its_lifetime(tmp_path: Path) -> None:
+    with ways(tmp_path, FALLBACK) as one:
+        one.site.change('lifetime = "12s"', 'lifetime = "2s"')
+        one.site.ctl("reload")
+        for name in ("main", "spare"):
+            one.hosts.take_down(name)
+        stranded = one.some(20)
+        wait_for(lambda: oldest_s(one) > 4)
+        for name in ("main", "spare"):
+            one.hosts.bring_back(name)
+        one.arrive(stranded)
+        assert not one.depth("reports")
+
+
+def oldest_s(one: Ways) -> float:
+    return max(float(queue["oldest_age_s"] or 0) for queue in one.site.status()["queues"])
+
+
+@pytest.mark.parametrize("many", [300, pytest.param(2_000, marks=pytest.mark.stress)])
+def test_a_message_that_every_host_hangs_up_on_keeps_none_of_the_others(tmp_path: Path, many: int) -> None:
+    with ways(tmp_path, BACKOFF.replace('smtp = "main"', 'smtp = ["main", "spare"]')) as one:
+        one.site.change('lifetime = "12s"', 'lifetime = "5s"')
+        one.site.ctl("reload")
+        for sink in one.hosts.sink.values():
+            sink.hang_up(after="MAIL FROM:<poison@", times=None)
+        before = one.some(many // 2)
+        one.send("somebody@example.net", sender="poison@example.org")
+        one.arrive(before + one.some(many // 2))
+        wait_for(lambda: one.depth("reports") == 1, 60)
+        (report,) = Site.load(one.site.config).entries("reports")
+        assert report.recipients == ("poison@example.org",)
+        assert "is down" not in one.site.log()
+        assert not one.is_down("main")
+        assert not one.is_down("spare")
+        one.arrive(one.some(20))
+
+
 def test_a_route_that_is_changed_by_reload_holds_for_what_comes_after_it(tmp_path: Path) -> None:
     with ways(tmp_path, ROUTED) as one:
         before = one.some(50, "in", "big.example")
