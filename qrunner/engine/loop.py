@@ -169,11 +169,13 @@ class Engine(Driver):
     async def step(self) -> bool:
         """Does all that is due now, to its end; whether that was anything. For a site in one process."""
         before = self.counters.processed
+        self._wake.clear()
         while await self._work():
-            if self._tasks:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-            else:
+            if not self._tasks:
                 break
+            # Until one of them has ended, or makes room for another.
+            await self._wake.wait()
+            self._wake.clear()
         return self.counters.processed > before
 
     async def _work(self) -> bool:
