@@ -16,6 +16,7 @@ Configuration: ``smtp`` (of the runner or its slices), ``on_down``, ``defer_to``
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import random
 from collections.abc import Collection, Mapping, Sequence
@@ -23,6 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qrunner import verp
+from qrunner.engine.trouble import Trouble
 from qrunner.errors import ConfigError, PermanentFailure
 from qrunner.fate import Done, Failure, Fate, Hold, Later, Settled
 from qrunner.message import Entry, Recipient, received_count
@@ -31,7 +33,7 @@ from qrunner.schedule import delay_s
 from qrunner.smtp.channel import Dialer
 from qrunner.smtp.client import SmtpDialer
 from qrunner.smtp.delivery import Delivery
-from qrunner.smtp.living import hosts_behind, is_living
+from qrunner.smtp.living import SentOn, hosts_behind, is_living
 from qrunner.smtp.notes import Notes, grouped, in_doubt
 from qrunner.smtp.parts import deferrals, soonest
 from qrunner.smtp.pool import HostBusy, HostDown, Pool
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 _MAX_HOPS = 50
 _OURS_S = 5.0
 _AT_ONCE_S = 0.1
+_SILENT_S = 2.0
 
 
 class OutgoingRunner(Runner):
@@ -60,6 +63,7 @@ class OutgoingRunner(Runner):
         self._max_hops: int = settings.get("max_hops") or _MAX_HOPS
         self._config = desk.site.config
         self._pool: Pool | None = None
+        self._sent_on, self._trouble = SentOn(self.clock), Trouble(self.clock)
         self._direct: Mapping[str, Direct] = {}
 
     @property
@@ -76,6 +80,7 @@ class OutgoingRunner(Runner):
         self._board = dialer.board(self._config.site.state_dir / "host")
         self._pool = Pool(self._config.smtp, dialer, self._board, self.clock, self.log)
         by_mx = [name for name in self._hosts if self._config.smtp[name].mode == "mx"]
+        self._pool.look_after([name for name in self._hosts if name not in by_mx])
         finder = dialer.finder() if by_mx else None
         if finder is not None:
             self._direct = {name: self._direct_by(name, dialer, finder) for name in by_mx}
@@ -171,14 +176,18 @@ class OutgoingRunner(Runner):
         while (name := self._choose(entry, tried)) is not None:
             tried.add(name)
             try:
-                return await self._over(name, entry, recipients, unchanged=unchanged)
+                fate = await self._over(name, entry, recipients, unchanged=unchanged)
+                self._trouble.end()
+                return fate
             except HostDown:
                 continue
             except HostBusy as error:
                 busy = error
             except OSError as error:
                 # The history can't be written, or there are no descriptors left: no end of a message was sent.
-                return _wait(f"this machine: {error}", _OURS_S * (1 + random.random()))
+                self._trouble.meet()
+                wait_s = max(_OURS_S, self._trouble.next_s)
+                return _wait(f"this machine: {error}", wait_s * (1 + random.random()))
         if busy is not None:
             return _wait(str(busy), busy.delay_s)
         return self._away(entry, unchanged=unchanged)
@@ -250,13 +259,17 @@ class OutgoingRunner(Runner):
     async def _to_their_own(
         self, direct: Direct, entry: Entry, recipients: Sequence[Recipient], *, unchanged: bool
     ) -> Fate | Settled:
-        """Each recipient to its domain's hosts."""
-        parts = await direct.deliver(
-            entry,
-            recipients,
-            lambda host: self._notes(entry, host),
-            verp=verp.wanted(self._verp, entry.meta),
-        )
+        """Each recipient to its domain's hosts. One that is silent must not keep us from the others."""
+        alarm = asyncio.get_running_loop().call_later(_SILENT_S, self.desk.progress.waits, entry)
+        try:
+            parts = await direct.deliver(
+                entry,
+                recipients,
+                lambda host: self._notes(entry, host),
+                verp=verp.wanted(self._verp, entry.meta),
+            )
+        finally:
+            alarm.cancel()
         failures = tuple(one for part in parts for one in part.failed)
         waiting = [one for part in parts for one in part.waiting]
         doubtful = [one for part in parts for one in part.doubtful]
@@ -306,7 +319,7 @@ class OutgoingRunner(Runner):
             return _wait("no host is up", _AT_ONCE_S)
         queues = [queue for queue in self._on_down if queue != self.queue]
         for queue in queues:
-            if is_living(self._config, self._board, queue):
+            if is_living(self._config, self._board, queue) and self._sent_on.again(entry.id):
                 return entry.forward(queue)
         if queues:
             hosts = hosts_behind(self._config, queues[-1])

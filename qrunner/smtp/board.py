@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Protocol
 
 from filelock import FileLock, Timeout
@@ -132,8 +133,9 @@ class FileBoard:
             mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
             if name in self._known and self._known[name][0] == mark:
                 return self._known[name][1]
-            value = json.loads(path.read_bytes())
-        except (OSError, ValueError):
+            # Of a FIFO the reading would never end.
+            value = json.loads(path.read_bytes()) if S_ISREG(stat.st_mode) else None
+        except (OSError, ValueError, RecursionError):
             return Health(name)
         health = Health.of_json(name, value) if isinstance(value, dict) else Health(name)
         self._known[name] = (mark, health)

@@ -133,7 +133,15 @@ def test_whatever_happens_a_host_can_always_come_back(events: list[str], random:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"state": 7, "failures": "x", "lost": 3, "limit": -4}', '{"retry_at_ns": true}', "\0"],
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        "[]",
+        '{"state": 7, "failures": "x", "lost": 3, "limit": -4}',
+        '{"retry_at_ns": true}',
+        "\0",
+    ],
 )
 def test_a_file_that_makes_no_sense_is_as_if_nothing_had_happened(tmp_path: Path, text: str) -> None:
     board = FileBoard(tmp_path)
@@ -142,6 +150,16 @@ def test_a_file_that_makes_no_sense_is_as_if_nothing_had_happened(tmp_path: Path
     assert health.is_up
     assert health.connections(HOST) >= 1
     assert board.change("mta", lambda one: fails(one, 3)).state == "down"
+
+
+def test_something_that_is_no_file_is_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    board = FileBoard(tmp_path)
+    (tmp_path / "mta.json").mkdir()
+    os.mkfifo(tmp_path / "mtb.json")
+    assert board.read("mta").is_up
+    assert board.read("mtb").is_up
+    assert board.change("mta", lambda one: fails(one, 3)).state == "down"
+    assert board.read("mta").state == "down"
 
 
 @pytest.fixture(params=["files", "memory"])
