@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from qrunner import verp
 from qrunner.errors import ConfigError, PermanentFailure
-from qrunner.fate import Done, Failure, Fate, Hold, Later, Settled
+from qrunner.fate import Failure, Fate, Hold, Later, Settled
 from qrunner.message import Entry, Recipient, received_count
 from qrunner.runner import Desk, Runner
 from qrunner.schedule import delay_s
@@ -109,7 +109,7 @@ class OutgoingRunner(Runner):
     async def dispose(self, entry: Entry) -> Fate | Settled:  # type: ignore[override]
         """Delivers to everybody who is owed."""
         if not entry.recipients:
-            return Done("everybody has it")
+            return Settled(reason="everybody has it")
         if (hops := received_count(entry.message)) > self._max_hops:
             raise PermanentFailure(f"{hops} Received: lines: the message is in a mail loop", status="5.4.6")
         doubt = in_doubt(entry)
