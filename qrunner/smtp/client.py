@@ -145,7 +145,7 @@ class SmtpChannel:
         """STARTTLS and the handshake. :raises HostFailure: refused, or it failed; the channel is closed."""
         try:
             await self._protocol.start_tls(
-                context, server_hostname=self._host.host, timeout=self._host.command_timeout_s
+                context, server_hostname=_peer(self._host), timeout=self._host.command_timeout_s
             )
         except (SMTPException, OSError, ValueError) as error:
             self.abort()
@@ -295,7 +295,7 @@ async def _connected(host: HostConfig, address: str, context: ssl.SSLContext | N
                 family=_FAMILIES.get(host.family, socket.AF_UNSPEC),
                 local_addr=(host.source_address, 0) if host.source_address else None,
                 ssl=context,
-                server_hostname=host.host if context else None,
+                server_hostname=_peer(host) if context else None,
             )
     except TimeoutError as error:
         raise HostFailure(f"connect to {_place(host, address)}: timed out") from error
@@ -304,6 +304,11 @@ async def _connected(host: HostConfig, address: str, context: ssl.SSLContext | N
             raise
         raise HostFailure(f"connect to {_place(host, address)}: {error}") from error
     return protocol
+
+
+def _peer(host: HostConfig) -> str:
+    """What its certificate must name: a name as it is written there, without the dot that may end one in the DNS."""
+    return host.host.rstrip(".")
 
 
 def _place(host: HostConfig, address: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qrunner.smtp.channel import HostFailure
-from qrunner.smtp.client import SmtpChannel, SmtpDialer
+from qrunner.smtp.client import SmtpChannel, SmtpDialer, _peer
 from qrunner.smtp.sink import Sink
 from qrunner.smtp.sinkserver import SinkServer
 from tests.smtp.hosts import config, deliver, free_port, kinds, saying, scripted
@@ -232,6 +232,10 @@ def test_a_host_that_proves_itself_is_trusted(certificate: Path, tls: str) -> No
             return await dialled(port, tls=tls, ca_file=certificate)
 
     assert "encrypted" in asyncio.run(test())
+
+
+def test_a_dot_behind_a_name_is_no_part_of_what_a_certificate_says() -> None:
+    assert _peer(config(25, host="mta1.example.org.")) == "mta1.example.org"
 
 
 def test_plaintext_slipped_in_before_the_handshake_is_not_heard() -> None:
