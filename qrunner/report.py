@@ -116,24 +116,6 @@ def audience(
     return entry.sender, wanted(entry, told, action)
 
 
-def report_on(
-    entry: Entry,
-    failures: Iterable[Failure],
-    *,
-    report: str,
-    hostname: str,
-    postmaster: str,
-    now_ns: int,
-    action: Action = "failed",
-) -> Draft | None:
-    """The report that a runner owes for failures of one attempt, or None if nobody is to hear of them.
-
-    Who hears is told by ``audience``.
-    """
-    to, told = audience(entry, failures, report=report, postmaster=postmaster, action=action)
-    return build(entry, told, to, About(hostname, now_ns, action)) if told else None
-
-
 def build(entry: Entry, failures: Iterable[Failure], to: str, about: About) -> Draft:
     """The report as an entry to be, addressed to ``to``.
 
