@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 PIECE = 64 << 10
 _QUIT_S = 5.0
+_NEXT_ADDRESS_S = 2.0
 _VERBS = frozenset({b"EHLO", b"HELO", b"MAIL", b"RCPT", b"DATA", b"RSET"})
 _FAMILIES = {"any": socket.AF_UNSPEC, "ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 _OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -294,6 +295,8 @@ async def _connected(host: HostConfig, address: str, context: ssl.SSLContext | N
                 host.port,
                 family=_FAMILIES.get(host.family, socket.AF_UNSPEC),
                 local_addr=(host.source_address, 0) if host.source_address else None,
+                # Of several addresses one that swallows everything must not use up all the time (RFC 8305).
+                happy_eyeballs_delay=_NEXT_ADDRESS_S,
                 ssl=context,
                 server_hostname=_peer(host) if context else None,
             )
