@@ -19,7 +19,7 @@ from qrunner.engine import waits
 from qrunner.engine.reports import WARNED, Reports
 from qrunner.errors import PermanentFailure, QRunnerError, TemporaryFailure
 from qrunner.fate import Done, Failure, Forward, Hold, Later, Requeue, Settled
-from qrunner.message import Draft, Entry
+from qrunner.message import RELAYED, Draft, Entry
 from qrunner.schedule import checked_delay_s, delay_s, due_after, expired
 from qrunner.site import Site
 from qrunner.suspension import domain_of
@@ -186,6 +186,10 @@ class Judge:
             failures += over
         records += _failure_records(failures)
         added, given_up = self._reports.of_failures(claim.entry, failures), bounces(claim.entry, failures)
+        passed_on, to = self._reports.of_success(claim.entry)
+        added += passed_on
+        if to:
+            records.append({"what": RELAYED, "to": to})
         if later is None:
             what = "failed" if failures else "done"
             reason = settled.reason or "; ".join(dict.fromkeys(failure.text for failure in failures))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,19 +27,21 @@ from typing import TYPE_CHECKING, Any
 from qrunner import verp
 from qrunner.engine.trouble import Trouble
 from qrunner.errors import ConfigError, PermanentFailure
-from qrunner.fate import Done, Failure, Fate, Hold, Later, Settled
+from qrunner.fate import Failure, Fate, Hold, Later, Settled
 from qrunner.message import Entry, Recipient, received_count
 from qrunner.runner import Desk, Runner
 from qrunner.schedule import delay_s
 from qrunner.smtp.channel import Dialer
 from qrunner.smtp.client import SmtpDialer
 from qrunner.smtp.delivery import Delivery
+from qrunner.smtp.lanes import LaneFull, Lanes
 from qrunner.smtp.living import SentOn, hosts_behind, is_living
 from qrunner.smtp.notes import Notes, grouped, in_doubt
 from qrunner.smtp.parts import deferrals, soonest
 from qrunner.smtp.pool import HostBusy, HostDown, Pool
 from qrunner.smtp.session import LOST_STATUS, Session
 from qrunner.smtp.turns import too_much
+from qrunner.suspension import domain_of
 
 if TYPE_CHECKING:
     from qrunner.smtp.direct import Direct
@@ -62,6 +65,9 @@ class OutgoingRunner(Runner):
         self._verp: str = settings.get("verp") or ""
         self._max_hops: int = settings.get("max_hops") or _MAX_HOPS
         self._config = desk.site.config
+        # A domain that a host of ours takes its time for does not get every place; one for which all goes well does.
+        places = desk.slice_config.concurrency
+        self._lanes = Lanes(places, first=(places + 1) // 2)
         self._pool: Pool | None = None
         self._sent_on, self._trouble = SentOn(self.clock), Trouble(self.clock)
         self._direct: Mapping[str, Direct] = {}
@@ -114,7 +120,7 @@ class OutgoingRunner(Runner):
     async def dispose(self, entry: Entry) -> Fate | Settled:  # type: ignore[override]
         """Delivers to everybody who is owed."""
         if not entry.recipients:
-            return Done("everybody has it")
+            return Settled(reason="everybody has it")
         if (hops := received_count(entry.message)) > self._max_hops:
             raise PermanentFailure(f"{hops} Received: lines: the message is in a mail loop", status="5.4.6")
         doubt = in_doubt(entry)
@@ -172,7 +178,7 @@ class OutgoingRunner(Runner):
         known = {recipient.address: recipient for recipient in entry.envelope.recipients}
         recipients = [known.get(address, Recipient(address)) for address in owed]
         tried: set[str] = set()
-        busy: HostBusy | None = None
+        busy: HostBusy | LaneFull | None = None
         while (name := self._choose(entry, tried)) is not None:
             tried.add(name)
             try:
@@ -181,7 +187,7 @@ class OutgoingRunner(Runner):
                 return fate
             except HostDown:
                 continue
-            except HostBusy as error:
+            except (HostBusy, LaneFull) as error:
                 busy = error
             except OSError as error:
                 # The history can't be written, or there are no descriptors left: no end of a message was sent.
@@ -208,14 +214,20 @@ class OutgoingRunner(Runner):
     async def _over(
         self, name: str, entry: Entry, recipients: Sequence[Recipient], *, unchanged: bool
     ) -> Fate | Settled:
-        """:raises HostDown, HostBusy, OSError: nobody was delivered to."""
+        """:raises HostDown, HostBusy, LaneFull, OSError: nobody was delivered to."""
         if name in self._direct:
             return await self._to_their_own(self._direct[name], entry, recipients, unchanged=unchanged)
-        notes = self._notes(entry, name)
-        delivery = await self._session(notes, recipients, fresh=False)
-        if delivery.stale:
-            # The host had ended a session that waited; that is no news about it, nor about the entry.
-            delivery = await self._session(notes, recipients, fresh=True)
+        notes, lane = self._notes(entry, name), self._lanes.lane(_destination(name, recipients))
+        await lane.enter()
+        began_s = time.monotonic()
+        try:
+            delivery = await self._session(notes, recipients, fresh=False)
+            if delivery.stale:
+                # The host had ended a session that waited; that is no news about it, nor about the entry.
+                delivery = await self._session(notes, recipients, fresh=True)
+            lane.learn(time.monotonic() - began_s, well=not (delivery.lost or delivery.slower))
+        finally:
+            lane.leave()
         return self._settled(notes, delivery)
 
     async def _session(self, notes: Notes, recipients: Sequence[Recipient], *, fresh: bool) -> Delivery:
@@ -332,6 +344,14 @@ class OutgoingRunner(Runner):
     def _news_of(self, name: str) -> str:
         health = self.pool.health(name)
         return str(health.suspension or f"{name}: {'suspended' if health.suspended else health.last_error}")
+
+
+def _destination(host: str, recipients: Sequence[Recipient]) -> str:
+    """What a delivery may crowd others out by: its host, and the domain behind that. Entries for several domains are one
+    destination together."""
+    domain = domain_of(recipients[0].address)
+    alone = len(recipients) == 1 or all(domain_of(one.address) == domain for one in recipients)
+    return f"{domain} at {host}" if alone else host
 
 
 def _with_the_rest(fate: Fate | Settled, tried: Sequence[str], rest: Later) -> Fate | Settled:

@@ -42,6 +42,7 @@ WANTED_S = 2.0
 _POLL_S = 0.001
 # What is asked for with every message is looked for only so often.
 _LOOK_S = 0.02
+_SEEN = 10_000
 
 
 class Seat(Protocol):
@@ -111,6 +112,8 @@ class FileBoard:
         now_s = time.monotonic()
         seen = self._seen.get(name)
         if seen is None or now_s >= seen[0]:
+            if len(self._seen) >= _SEEN:
+                self._seen.clear()
             self._seen[name] = seen = (now_s + _LOOK_S, self.look(name))
         return seen[1]
 

@@ -1,6 +1,6 @@
 """How much one destination may have at once, so that one that hangs does not take everything.
 
-A lane begins with two deliveries at a time. Each that goes well while the lane is full widens it by one, each
+A lane begins with two deliveries at a time, or as many as its user says. Each that goes well while the lane is full widens it by one, each
 that does not narrows it by one. Who finds it full may wait for a moment, if not too many do; the others are told when
 to come again: late enough that most find room then, which is what keeps a long backlog from being looked at over and
 over. Of a lane that has been silent for long, because its host hangs, nobody waits, and the others come again the later
@@ -117,11 +117,12 @@ def _now_s() -> float:
 class Lanes:
     """The lanes of this process.
 
-    :param most: how wide one may become.
+    :param most: how wide one may become. ``first``: how wide it is at first.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, first: int = FIRST) -> None:
         self._most = max(1, most)
+        self._first = max(1, min(first, self._most))
         self._lanes: dict[str, Lane] = {}
 
     def lane(self, name: str) -> Lane:
@@ -129,5 +130,5 @@ class Lanes:
         if name not in self._lanes:
             if len(self._lanes) >= _LANES_KEPT:
                 self._lanes = {key: one for key, one in self._lanes.items() if not one.is_unused}
-            self._lanes[name] = Lane(name, self._most, min(FIRST, self._most))
+            self._lanes[name] = Lane(name, self._most, self._first)
         return self._lanes[name]

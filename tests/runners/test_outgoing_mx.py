@@ -48,7 +48,6 @@ retry = {{ first = "5m", lifetime = "2d", jitter = 0 }}
 mode = "mx"
 port = {port}
 allow_private = true
-tls = "none"
 {more}
 [smtp.relay]
 host = "127.0.0.20"
@@ -76,7 +75,8 @@ class Bench:
         self.stack = stack
         await stack.enter_async_context(self.dns)
         self.port = (await self.host(2)).port
-        text = TOML.format(port=self.port, more=self._more, out=self._out)
+        plain = "" if "tls =" in self._more else 'tls = "none"'
+        text = TOML.format(port=self.port, more=f"{plain}\n{self._more}", out=self._out)
         config = parse(text, self.folder / "qrunner.toml")
         self.spool = MemorySpool(self.clock)
         self.spool.prepare(config.queues())
