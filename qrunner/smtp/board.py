@@ -130,14 +130,14 @@ class FileBoard:
         return next((one for one in those if one.is_on(time.time_ns())), None)
 
     def _read(self, name: str) -> Health:
-        path = self._folder / f"{name}.json"
+        path = f"{self._folder}/{name}.json"
         try:
-            stat = path.stat()
+            stat = os.stat(path)
             mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
             if name in self._known and self._known[name][0] == mark:
                 return self._known[name][1]
             # Of a FIFO the reading would never end.
-            value = json.loads(path.read_bytes()) if S_ISREG(stat.st_mode) else None
+            value = json.loads(Path(path).read_bytes()) if S_ISREG(stat.st_mode) else None
         except (OSError, ValueError, RecursionError):
             return Health(name)
         health = Health.of_json(name, value) if isinstance(value, dict) else Health(name)
@@ -202,7 +202,7 @@ class FileBoard:
 
     def wanted(self, name: str) -> bool:
         try:
-            asked_ns = (self._folder / f"{name}.want").stat().st_mtime_ns
+            asked_ns = os.stat(f"{self._folder}/{name}.want").st_mtime_ns
         except OSError:
             return False
         return asked_ns != self._my_wants.get(name) and abs(time.time_ns() - asked_ns) < WANTED_S * 1e9
