@@ -5,21 +5,17 @@ What is measured is the commit that takes a claimed entry to where it goes: from
 least that any commit of several files can take. 20 enqueues are what a program would do that copies by itself, and which may
 die between two of them.
 
-Options: `--quick`, `--runs N`, `--size BYTES`, `--queues N`, `--directory DIR` (on the file system to measure; default:
-a temporary one), `--json`.
+Options: `--quick`, `--runs N`, `--directory DIR` (on the file system to measure), `--json`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from interleaved import document, measure, table
+from rig.rounds import Claim as Goal
+from rig.rounds import in_turns, options, report
 
 from qrunner.clock import SystemClock
 from qrunner.message import Draft, Envelope
@@ -28,6 +24,8 @@ from qrunner.switchboard import Add, Claim, Hop, Move
 from qrunner.switchboard.files import FilesSpool
 
 PEER = "forward to one queue"
+SIZE, QUEUES = 4096, 20
+CLAIM = Goal("fanout", "a claimed entry goes to where it goes, durably", "ms")
 
 
 class Source:
@@ -75,35 +73,20 @@ class Source:
 
 def main() -> int:
     """Measure and print."""
-    asked = options()
+    asked = options(__doc__, runs=200, quick_runs=20)
     with tempfile.TemporaryDirectory(dir=asked.directory) as root:
-        source = Source(Path(root), asked.size, asked.queues)
+        source = Source(Path(root), SIZE, QUEUES)
         ways = {
             PEER: source.forward,
             "one new entry in one queue": lambda: source.copy(1),
-            f"fan-out to {asked.queues} queues": lambda: source.copy(asked.queues),
-            f"{asked.queues} enqueues, one by one": lambda: source.enqueue(together=False),
-            f"{asked.queues} enqueues in one call": lambda: source.enqueue(together=True),
+            f"fan-out to {QUEUES} queues": lambda: source.copy(QUEUES),
+            f"{QUEUES} enqueues, one by one": lambda: source.enqueue(together=False),
+            f"{QUEUES} enqueues in one call": lambda: source.enqueue(together=True),
         }
         source.fill(len(ways) * (asked.runs + 3))
-        found = measure(ways, asked.runs)
+        found = in_turns(ways, asked.runs)
         source.lease.release()
-    print(json.dumps(document(found, PEER), indent=2) if asked.json else table(found, PEER))
-    return 0
-
-
-def options() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Fan-out, beside one copy and beside enqueues.")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--runs", type=int)
-    parser.add_argument("--size", type=int, default=4096)
-    parser.add_argument("--queues", type=int, default=20)
-    parser.add_argument("--directory")
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    asked.runs = asked.runs or (20 if asked.quick else 200)
-    return asked
+    return report(CLAIM, found, peer=PEER, asked=asked)
 
 
 if __name__ == "__main__":
