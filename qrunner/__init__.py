@@ -10,7 +10,7 @@ table and walks every import.
     jobs       mailstore/*  runners/*
     engine     routing  site  runner  loading  engine/*  testing/*
     wings      switchboard/* | smtp/*
-    values     message  format  fate  slices  schedule  match  bounce  report  verp  config/*
+    values     message  addressing  format  fate  slices  schedule  match  bounce  report  verp  config/*
     ground     errors  clock  threads  wakeup  owner  log  metrics  rundir  tally  suspension
 
 Exceptions, each with its reason: none.

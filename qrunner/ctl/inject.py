@@ -25,8 +25,8 @@ from typing import Any
 
 import click
 
+from qrunner.addressing import header_fields, name_of, taken_from_headers, text_of_field
 from qrunner.config.values import size_bytes
-from qrunner.ctl.addressing import header_fields, name_of, taken_from_headers, text_of_field
 from qrunner.ctl.changes import change_log, invoking_user, login
 from qrunner.ctl.context import DONE, FAILED, load_site, say
 from qrunner.ctl.selectors import unique

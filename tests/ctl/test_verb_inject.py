@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qrunner.ctl.addressing import taken_from_headers
+from qrunner.addressing import taken_from_headers
 from qrunner.errors import PermanentFailure
 from qrunner.message import Entry
 
