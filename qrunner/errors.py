@@ -12,6 +12,9 @@ QueueError         not accepted, the caller   75     4xx
 CorruptEntry       ``bad``, untouched
 TemporaryFailure   deferred on the schedule   75     4xx
 PermanentFailure   reported                   65     5xx
+Unready            waits at no cost, and its
+                   runner is ``waiting``
+Shunted            ``shunt``
 any other          ``shunt``, with traceback
 =================  =========================  =====  =======
 """
@@ -79,3 +82,25 @@ class PermanentFailure(QRunnerError):
     def __init__(self, text: str, *, status: str = "5.0.0") -> None:
         super().__init__(text)
         self.text, self.status = text, status
+
+
+class Unready(QRunnerError):
+    """Raised by a runner that can't work now, whatever the entry: this one waits at no cost, and so does the runner.
+
+    :param text: what is missing, for `status`.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class Shunted(QRunnerError):
+    """Raised by a runner: a person looks at this entry.
+
+    :param text: why.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qrunner.bounce import Bounce
@@ -73,7 +73,7 @@ class Intake(Protocol):
 class Desk:
     """All that a runner is given. Tests make one by hand.
 
-    ``intake``: a door's; None for a runner that owns a queue.
+    ``intake``: a door's; None for a runner that owns a queue. ``stopping`` is set once the runner is to stop.
     """
 
     config: RunnerConfig
@@ -82,6 +82,7 @@ class Desk:
     progress: Progress
     log: logging.Logger
     intake: Intake | None = None
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def slice_config(self) -> SliceConfig:

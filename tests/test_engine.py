@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qrunner import Done, Entry, Fate, Hold, PermanentFailure, Requeue, Runner, TemporaryFailure
+from qrunner.errors import Shunted, Unready
 from qrunner.format import crash_marks
 from qrunner.switchboard import Area
 from tests.driving import Bench, make_bench, running, until
@@ -516,3 +517,69 @@ def test_what_is_set_aside_keeps_its_origin_and_its_reason(bench: Bench, area: A
     bench.drain_with((lambda e: Hold("look")) if area == "hold" else (lambda e: None))
     (entry,) = bench.entries("in", area)
     assert (entry.id, entry.queue, entry.history[-1]["what"]) == (id, "in", area)
+
+
+# Runners that can't work now
+
+
+def test_a_runner_that_can_not_work_now_waits_and_its_mail_at_no_cost(bench: Bench) -> None:
+    ready = False
+
+    class Moody(Runner):
+        async def dispose(self, entry: Entry) -> Fate:
+            if not ready:
+                raise Unready("the database is away")
+            return entry.forward("out")
+
+    engine = bench.engine(Moody)
+    bench.put(3)
+
+    async def story() -> None:
+        nonlocal ready
+        await until(lambda: engine.state == "waiting", "the trouble")
+        assert engine.reason == "the database is away"
+        # Not one after the other of all that wait: it knows already.
+        assert engine.counters.processed == 1
+        ready = True
+        await until(lambda: bench.where() == {"in": 1, "out": 2}, "those that it has not met")
+        assert engine.state == "running"
+
+    running(engine, story)
+    (entry,) = bench.entries("in")
+    assert (entry.attempts, [line["what"] for line in entry.history]) == (0, ["waits"])
+    assert 25e9 < entry.due_ns - entry.history[-1]["t"] < 65e9
+
+
+def test_an_entry_that_a_runner_wants_to_be_looked_at_is_shunted_with_its_words_alone(bench: Bench) -> None:
+    bench.put()
+    bench.drain_with(raiser(Shunted("exit code 9")))
+    (entry,) = bench.entries("in", "shunt")
+    line = entry.history[-1]
+    assert (line["what"], line["reason"], "traceback" in line) == ("shunt", "exit code 9", False)
+
+
+def test_what_is_cut_short_may_let_go_however_short_the_grace(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, 'grace = "1ms"')
+    said: list[str] = []
+
+    class Careful(Runner):
+        async def dispose(self, entry: Entry) -> Fate:
+            said.append("begun")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.1)
+                said.append("let go")
+            return Done()
+
+        async def cleanup(self) -> None:
+            said.append("cleanup")
+
+    bench.put()
+
+    async def story() -> None:
+        await until(lambda: bool(said), "the entry in hand")
+
+    running(bench.engine(Careful), story)
+    assert said == ["begun", "let go", "cleanup"]
+    assert [entry.history for entry in bench.entries("in")] == [()]

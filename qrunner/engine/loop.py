@@ -4,7 +4,8 @@ Guarantees: at most ``concurrency`` entries in hand, and as many again that only
 entry leaves our hand by exactly one commit. A stop is not an error: what is in hand is finished within ``grace``, or put back as if it had not been claimed. What killed
 its process runs alone until it is settled, or has lived for a while.
 
-Failures: a full or failing disk makes the runner ``waiting``; it keeps what it has in hand and tries again.
+Failures: a full or failing disk makes the runner ``waiting``; it keeps what it has in hand and tries again. A runner
+that says that it is ``Unready`` waits as well, and what it had in hand at no cost.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _TWIN_S = 1.0
 _BELLLESS_POLL_S = 2.0
 # Nothing is kept waiting by it: what comes rings, and is claimed after a look.
 _IDLE_LOOK_S = 3.0
+_LETTING_GO_S = 3.0
 
 
 class Engine(Driver):
@@ -62,9 +64,10 @@ class Engine(Driver):
         self._next_poll_ns = 0
         self._trouble = Trouble(self.clock)
         self._committer = Committer(lambda hop: self.lease.commit(hop))
+        self._unready = False
 
     def _desk(self) -> Desk:
-        return Desk(self.config, self.slice, self.site, self, self.log)
+        return Desk(self.config, self.slice, self.site, self, self.log, stopping=self._stopping)
 
     @property
     def lease(self) -> Lease:
@@ -149,7 +152,8 @@ class Engine(Driver):
             await asyncio.wait(self._tasks, timeout=self.config.grace_s)
         self.cut_short()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self.config.grace_s)
+            # However short the grace: what was cut short has to let go of what it holds.
+            await asyncio.wait(self._tasks, timeout=max(self.config.grace_s, _LETTING_GO_S))
 
     def _ring(self) -> None:
         self._wake.set()
@@ -223,7 +227,8 @@ class Engine(Driver):
             self._next_poll_ns = self._trouble.until_ns
         else:
             self._learn(found)
-            self._untroubled()
+            if not self._unready or self._next_due_ns() is None:
+                self._untroubled()
 
     def _learn(self, found: Recovered) -> None:
         self._suspects.accuse(found.suspects)
@@ -279,7 +284,17 @@ class Engine(Driver):
         )
         self._trouble.meet()
 
+    def _take_in(self, unready: str) -> None:
+        """What a commit tells of the runner: that it can't work now, and why, or that it can."""
+        if unready:
+            self._unready = True
+            self._become("waiting", unready)
+            self._trouble.meet()
+        else:
+            self._untroubled()
+
     def _untroubled(self) -> None:
+        self._unready = False
         if self.state == "waiting":
             self._become("running")
         self._trouble.end()
@@ -424,7 +439,7 @@ class Engine(Driver):
                     await self._put_back(claim)
                 return ()
             await self.clock.wait(self._stopping, wait_s)
-        self._untroubled()
+        self._take_in(verdict.unready)
         self._tell(claims, verdict, ids)
         if verdict.bounces:
             await self._call_bounced(verdict)

@@ -17,7 +17,7 @@ from qrunner.bounce import Bounce, bounces
 from qrunner.config import RunnerConfig
 from qrunner.engine import waits
 from qrunner.engine.reports import WARNED, Reports
-from qrunner.errors import PermanentFailure, QRunnerError, TemporaryFailure
+from qrunner.errors import PermanentFailure, QRunnerError, Shunted, TemporaryFailure, Unready
 from qrunner.fate import Done, Failure, Forward, Hold, Later, Requeue, Settled
 from qrunner.message import RELAYED, Draft, Entry
 from qrunner.schedule import checked_delay_s, delay_s, due_after, expired
@@ -26,13 +26,14 @@ from qrunner.suspension import domain_of
 from qrunner.switchboard import Add, Area, Claim, Hop, Move
 
 _LEAST_S = 0.1
+_UNREADY_S = 30.0
 _REQUEUES_KEPT = 200
 _TRACEBACK = 4_000
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One commit, and what the log and the counters say of it."""
+    """One commit, and what the log and the counters say of it. ``unready``: why its runner can't work now."""
 
     hop: Hop
     what: str
@@ -40,6 +41,7 @@ class Verdict:
     reason: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
     bounces: tuple[Bounce, ...] = ()
+    unready: str = ""
 
 
 class NoSuchQueue(QRunnerError):
@@ -92,6 +94,12 @@ class Judge:
                 return self._each(claims, lambda claim: self._temporary(claim, error))
             if isinstance(error, PermanentFailure):
                 return self._each(claims, lambda claim: self._permanent(claim, error))
+            if isinstance(error, Unready):
+                return replace(
+                    self._each(claims, lambda claim: self._unready(claim, error)), unready=error.text
+                )
+            if isinstance(error, Shunted):
+                return self.shunt(claims, error.text)
         except Exception as second:  # its arguments make no sense; the traceback shows both
             error = second
         lines = "".join(traceback.format_exception(error))
@@ -171,6 +179,11 @@ class Judge:
     def _temporary(self, claim: Claim, error: TemporaryFailure) -> Verdict:
         later = Later(error.text, error.status, error.delay_s)
         return self._settle(claim, Settled(later=later))
+
+    def _unready(self, claim: Claim, error: Unready) -> Verdict:
+        # Behind the others: what stands in the way of this one alone must not keep them waiting.
+        wait_s = _UNREADY_S * (1 + self.dice.random())
+        return self._settle(claim, Settled(later=Later(error.text, delay_s=wait_s, counts=False)))
 
     def _permanent(self, claim: Claim, error: PermanentFailure) -> Verdict:
         owed = claim.entry.recipients or ("",)
