@@ -8,6 +8,7 @@
     run/runner.<name>.<slice>.json   a runner's heartbeat
     log/qrunner.log             what all of them log
     host/                       health of the hosts that mail is handed to
+    work/                       where programs run, a fresh folder each time
     report/                     of whom senders were told within the hour, and how often they were not
 
 Guarantees: nothing here has to be tidied by hand after a crash. A lock ends with its holder, and every file says
@@ -44,6 +45,10 @@ class RunDir:
     @property
     def reports(self) -> Path:
         return self.state_dir / "report"
+
+    @property
+    def work(self) -> Path:
+        return self.state_dir / "work"
 
     @property
     def lock_file(self) -> Path:
