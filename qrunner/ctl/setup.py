@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from qrunner.config import ConfigErrors, Problem, load
+from qrunner.config import Config, ConfigErrors, Problem, load, problem_at
 from qrunner.config.lines import Lines
 from qrunner.config.lines import Path as KeyPath
 from qrunner.config.reading import Reading, Spot
@@ -28,6 +28,7 @@ from qrunner.ctl.context import CONFIGURATION, DONE, config_path, say
 from qrunner.errors import ConfigError
 from qrunner.loading import extend_path, load_class, load_function
 from qrunner.owner import become_owner
+from qrunner.programs.finding import search_path, unrunnable
 from qrunner.rundir import RunDir
 from qrunner.runner import BatchRunner
 from qrunner.site import Site
@@ -92,16 +93,32 @@ def rendered(template: str) -> str:
 def check(ctx: click.Context, as_json: bool) -> None:
     """Everything that is wrong with the configuration, each with its line."""
     path, problems = _problems(ctx)
+    warnings = [] if path is None or problems else program_warnings(load(path))
     if as_json:
-        told = [{"file": str(p.file), "line": p.line, "key": p.key, "text": p.text} for p in problems]
-        document = {"config": None if path is None else str(path), "ok": not problems, "problems": told}
-        click.echo(json.dumps(document, indent=2))
+        document = {"config": None if path is None else str(path), "ok": not problems}
+        told = {"problems": list(map(_as_json, problems)), "warnings": list(map(_as_json, warnings))}
+        click.echo(json.dumps({**document, **told}, indent=2))
     else:
         for problem in problems:
             click.echo(str(problem))
+        for warning in warnings:
+            say(f"warning: {warning}")
         if not problems:
             say(f"{path}: nothing is wrong")
     ctx.exit(CONFIGURATION if problems else DONE)
+
+
+def _as_json(problem: Problem) -> dict[str, Any]:
+    return {"file": str(problem.file), "line": problem.line, "key": problem.key, "text": problem.text}
+
+
+def program_warnings(config: Config) -> list[Problem]:
+    """Programs that can't be run as things are. No error: mail waits for them, and they may be on their way."""
+    return [
+        problem_at(config, ("runner", name, "command"), f'"{command[0]}" {wrong}, expected a program')
+        for name, runner in config.runners.items()
+        if (command := runner.settings.get("command")) and (wrong := unrunnable(command[0], search_path()))
+    ]
 
 
 def _problems(ctx: click.Context) -> tuple[Path | None, list[Problem]]:

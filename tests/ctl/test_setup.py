@@ -131,6 +131,34 @@ def test_check_of_what_is_right_prints_nothing(written: Any) -> None:
     assert json.loads(ctl("check", "--json", "-c", written(CLEAN)).stdout)["ok"] is True
 
 
+PROGRAMS = """
+[runner.there]
+class = "command"
+command = ["sh", "-c", "exit 0"]
+[runner.none]
+class = "command"
+command = ["./none", "--strict"]
+[runner.nowhere]
+class = "command"
+command = ["no-such-program"]
+"""
+
+
+def test_check_warns_of_programs_that_are_not_there(written: Any) -> None:
+    """That is no error: mail waits for them, and they may come with the next update."""
+    file = written(CLEAN + PROGRAMS)
+    result = ctl("check", "-c", file)
+    assert (result.returncode, result.stdout) == (0, "")
+    none = f'{file}:{line_of(file, "./none")}: runner.none.command: "{file.parent}/none" is not there, expected a program'
+    assert f"warning: {none}\n" in result.stderr
+    assert "no-such-program" in result.stderr
+    document = json.loads(ctl("check", "--json", "-c", file).stdout)
+    assert (document["ok"], [one["key"] for one in document["warnings"]]) == (
+        True,
+        ["runner.none.command", "runner.nowhere.command"],
+    )
+
+
 def test_check_prints_every_error_with_its_line(written: Any) -> None:
     text = CLEAN.replace("postmaster", "postmastr").replace(
         '"sitecode:good"]', '"sitecode:goood", "broken:f"]'
