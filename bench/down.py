@@ -1,7 +1,7 @@
 """What mail costs whose hosts are down: processor time of the runners.
 
 10,000 messages wait while their host refuses connections; while two hosts do, each in the other's `on_down`; while a
-host turns every connection away with 421. Measured is the processor time of all runners together, from when everything
+host turns every connection away with 421; while a host comes and goes, taking 200 messages each time. Measured is the processor time of all runners together, from when everything
 has been looked at once until after the next probes. The peer is a runner that spins: it takes all of a processor, 100 %.
 Beside them, two runners that have nothing to do.
 
@@ -45,12 +45,13 @@ LIMIT_S = 300.0
 def main() -> int:
     """Measure and print."""
     asked = options(__doc__, runs=1, quick_runs=1, count=10_000, quick_count=1_000)
-    with refusing() as down, turning_away() as busy:
+    with refusing() as down, turning_away() as busy, flapping() as shaky:
         ways = {
             "two runners, nothing to do": (0, EACH_OTHER, (down, down)),
             "a host is down": (asked.count, ALONE, (down,)),
             "two are, each in the other's on_down": (asked.count, EACH_OTHER, (down, down)),
             "a host says 421 to every connection": (asked.count, ALONE, (busy,)),
+            "a host comes and goes": (asked.count, ALONE, (shaky,)),
         }
         found: dict[str, list[float]] = {PEER: [], **{way: [] for way in ways}}
         for _ in range(asked.runs):
@@ -103,6 +104,42 @@ def refusing() -> Iterator[int]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield int(taken.getsockname()[1])
+
+
+@contextmanager
+def flapping() -> Iterator[int]:
+    """A port at which a host takes 200 messages, and nothing for 20 seconds after that."""
+    left, away_until_s = 200, 0.0
+
+    class Talk(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            if time.monotonic() < away_until_s:
+                return
+            self.wfile.write(b"220 hi\r\n")
+            while line := self.rfile.readline():
+                self.wfile.write(b"354 go on\r\n" if line == b"DATA\r\n" else b"250 ok\r\n")
+                if line == b"DATA\r\n" and not self.taken():
+                    return
+
+        def taken(self) -> bool:
+            nonlocal left, away_until_s
+            while self.rfile.readline() not in (b".\r\n", b""):
+                pass
+            left -= 1
+            if left <= 0:
+                left, away_until_s = 200, time.monotonic() + 20
+            if time.monotonic() < away_until_s:
+                return False
+            self.wfile.write(b"250 taken\r\n")
+            return True
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Talk) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield int(server.server_address[1])
+        server.shutdown()
 
 
 @contextmanager

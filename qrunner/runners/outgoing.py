@@ -35,7 +35,7 @@ from qrunner.smtp.channel import Dialer
 from qrunner.smtp.client import SmtpDialer
 from qrunner.smtp.delivery import Delivery
 from qrunner.smtp.lanes import LaneFull, Lanes
-from qrunner.smtp.living import SentOn, hosts_behind, is_living
+from qrunner.smtp.living import SentOn, hosts_behind, is_living, is_off
 from qrunner.smtp.notes import Notes, grouped, in_doubt
 from qrunner.smtp.parts import deferrals, soonest
 from qrunner.smtp.pool import HostBusy, HostDown, Pool
@@ -329,7 +329,7 @@ class OutgoingRunner(Runner):
         if not unchanged:
             # Its history has just grown; what is moved must be read anew.
             return _wait("no host is up", _AT_ONCE_S)
-        queues = [queue for queue in self._on_down if queue != self.queue]
+        queues = [one for one in self._on_down if one != self.queue and not is_off(self._config, one)]
         for queue in queues:
             if is_living(self._config, self._board, queue) and self._sent_on.again(entry.id):
                 return entry.forward(queue)

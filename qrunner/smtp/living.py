@@ -28,7 +28,15 @@ def hosts_behind(config: Config, queue: str) -> tuple[str, ...]:
 def is_living(config: Config, board: Board, queue: str) -> bool:
     """Whether mail may be sent to a queue now: one of its hosts is up, or it has none that could be down."""
     hosts = hosts_behind(config, queue)
-    return not hosts or any(board.read(name).is_up for name in hosts)
+    if not hosts:
+        return not is_off(config, queue)
+    return any(board.read(name).is_up for name in hosts)
+
+
+def is_off(config: Config, queue: str) -> bool:
+    """Whether the runner of a queue is not enabled: what is sent there stays there."""
+    runners = [one for one in config.runners.values() if one.queue == queue]
+    return bool(runners) and not any(one.enabled for one in runners)
 
 
 class SentOn:

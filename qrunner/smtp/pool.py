@@ -53,6 +53,7 @@ class Pool:
         self._dialer, self._board, self._clock, self._log = dialer, board, clock, log
         self._turns = Turns(board)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._probes: set[asyncio.Task[None]] = set()
         self._end = asyncio.Event()
 
     def health(self, name: str) -> Health:
@@ -290,12 +291,14 @@ class Pool:
 
     def probe_soon(self, name: str) -> None:
         """Makes the probe beside the deliveries, for a host that has no mail waiting for it alone."""
-        self._spawn(self._probe_alone(self._berths[name]))
+        probe = self._spawn(self._probe_alone(self._berths[name]))
+        self._probes.add(probe)
+        probe.add_done_callback(self._probes.discard)
 
     def look_after(self, names: Sequence[str]) -> None:
         """Makes the probes of these hosts when their time has come, whether or not there is mail for them: what is sent
         elsewhere while a host is down would never find out that it is back."""
-        self._spawn(self._look_after_them(names))
+        self._probes.add(self._spawn(self._look_after_them(names)))
 
     async def _look_after_them(self, names: Sequence[str]) -> None:
         while not self._end.is_set():
@@ -417,14 +420,18 @@ class Pool:
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         """Ends every connection that waits; those that are lent out end when they come back."""
         self._end.set()
+        # A host that is down may keep a probe waiting for minutes.
+        for probe in self._probes:
+            probe.cancel()
         for berth in self._berths.values():
             while berth.idle:
                 self._drop(berth, berth.idle.pop())

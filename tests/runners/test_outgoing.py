@@ -279,6 +279,19 @@ async def test_an_entry_that_is_put_off_again_and_again_expires_though_it_waited
     assert len(one.entries("reports")) == 1
 
 
+@on(WITH_BACKOFF + "enabled = false\n")
+async def test_a_queue_whose_runner_is_not_enabled_is_given_nothing(one: Bench) -> None:
+    await one.engines.pop("backoff").close()
+    one.sink["mta1"].down = True
+    one.send("bob@x")
+    await one.settle()
+    assert not one.entries("backoff")
+    one.sink["mta1"].down = False
+    one.clock.advance("3m")
+    await one.settle()
+    assert one.got() == [("bob@x",)]
+
+
 @on()
 async def test_without_another_queue_mail_waits_in_place_for_the_next_probe(one: Bench) -> None:
     one.sink["mta1"].down = True

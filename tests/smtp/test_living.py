@@ -56,3 +56,11 @@ def test_a_queue_lives_with_one_of_its_hosts_or_without_any() -> None:
     assert is_living(CONFIG, board, "out")
     assert not is_living(CONFIG, board, "other")
     assert is_living(CONFIG, board, "in")
+
+
+def test_a_queue_whose_runner_is_not_enabled_does_not_live() -> None:
+    text = CONFIG.text.replace('class = "incoming"', 'class = "incoming"\nenabled = false')
+    config = parse(text, CONFIG.path)
+    assert not is_living(config, MemoryBoard(), "in")
+    assert is_living(config, MemoryBoard(), "out")
+    assert is_living(config, MemoryBoard(), "nobody-works-on-it")

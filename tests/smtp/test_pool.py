@@ -254,6 +254,32 @@ def test_a_host_that_is_down_is_probed_when_it_is_time_though_there_is_no_mail_f
     asyncio.run(test())
 
 
+def test_a_stop_does_not_wait_for_a_probe_of_a_host_that_says_nothing() -> None:
+    async def test() -> None:
+        site = Site()
+        site.sink.down = True
+        with pytest.raises(HostDown):
+            await site.send()
+        asked = asyncio.Event()
+
+        async def dial(host: HostConfig, at: Sequence[str] = ()) -> SinkChannel:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        site.dialer.dial = dial  # type: ignore[method-assign]
+        site.pool.look_after(["h"])
+        site.clock.advance("5m")
+        async with asyncio.timeout(5):
+            await asked.wait()
+            await site.pool.close()
+        # Whoever comes next may probe at once.
+        assert site.pool.probe_due("h")
+        assert site.board.probe("h") is not None
+
+    asyncio.run(test())
+
+
 def test_a_session_that_the_host_ended_is_not_lent_again() -> None:
     async def test() -> None:
         site = Site()
