@@ -279,6 +279,10 @@ WRONG = [
     ('[site]\nreport_queue = "fff"', "2: site.report_queue: "),
     ('[smtp.a]\nmode = "mx"\nhost = "b"\n[site]\nhostname = "a.example"', "3: smtp.a.host: "),
     ('[site]\nhostname = "a"\n[smtp.a]\nmode = "mx"', "4: smtp.a.mode: "),
+    (
+        '[site]\nhostname = "a.example"\n[smtp.a]\nmode = "mx"\nusername = "b"\npassword_file = "c"',
+        "5: smtp.a.username: would be told to hosts of strangers",
+    ),
     ('[smtp.a]\nhost = "b"\nusername = "u"', "1: smtp.a.password_file: is missing"),
     ('[smtp.a]\nhost = "b"\nrate = "0/m"', "3: smtp.a.rate: "),
     ('[smtp.a]\nhost = "b"\ntls = "maybe"', "3: smtp.a.tls: "),

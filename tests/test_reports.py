@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterator
+from datetime import UTC, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,22 @@ def hours(site: FakeSite, count: int) -> None:
 
 
 # Delays
+
+
+def test_what_was_waited_for_our_host_is_added_to_the_time_that_is_left(site: FakeSite) -> None:
+    site.sink["mta1"].down = True
+    fail(site)
+    hours(site, 9)
+    assert site.entries("reports") == []
+    site.sink["mta1"].down = False
+    refuse(site, "450 4.2.0 later")
+    hours(site, 4)
+    (warning,) = site.entries("reports")
+    # Five hours in all, of which two to three are over.
+    until = re.search(rb"Will-Retry-Until: ([^\n]*)", warning.message)
+    assert until is not None
+    left = parsedate_to_datetime(until[1].decode()).replace(tzinfo=UTC) - site.clock.now
+    assert timedelta(hours=0) < left < timedelta(hours=4)
 
 
 def test_a_delay_is_told_once_beside_an_entry_that_stays(site: FakeSite) -> None:

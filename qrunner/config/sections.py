@@ -74,6 +74,8 @@ def _host(name: str, data: Any, spot: Spot, site: SiteConfig) -> HostConfig:
 def _check_mx(given: dict[str, Any], spot: Spot, site: SiteConfig) -> None:
     if "host" in given:
         spot.at("host").wrong('has no meaning beside mode = "mx", expected one of the two')
+    if "username" in given:
+        spot.at("username").wrong('would be told to hosts of strangers, expected none beside mode = "mx"')
     if "." not in site.hostname.strip("."):
         text = f'strangers\' hosts are told our name, and "{site.hostname}" is not a full one, expected [site] hostname'
         spot.at("mode").wrong(f'{text} = "mail.example.org"')

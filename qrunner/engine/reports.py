@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qrunner.config import RunnerConfig
@@ -44,16 +44,22 @@ class Reports:
         to, told = self._audience(entry, failures, "failed")
         return self._report(entry, to, told, "failed") if told else ()
 
-    def of_delay(self, entry: Entry, later: Later, waiting: Sequence[str]) -> tuple[Add, ...] | None:
-        """What is added to the commit that lets these wait, if they have waited for long; None: it is not time, or
-        has been said, or nobody is to hear of it."""
+    def of_delay(
+        self, entry: Entry, later: Later, waiting: Sequence[str], left_ns: int
+    ) -> tuple[Add, ...] | None:
+        """What is added to the commit that lets these wait, if they have waited for long; None: it has been said, or
+        nobody is to hear of it.
+
+        :param left_ns: for how long they will be tried, if nothing stands in the way.
+        """
         if any(line.get("what") == WARNED for line in entry.history):
             return None
         met = {one.address: one for one in later.of}
         usual = (Failure(address, later.status, later.text, later.host) for address in waiting)
         late = [met.get(one.address, one) for one in usual if not met or one.address in met]
         to, told = self._audience(entry, late, "delayed")
-        return self._report(entry, to, told, "delayed") if told else None
+        until = self.site.clock.now_ns() + max(0, left_ns)
+        return self._report(entry, to, told, "delayed", until) if told else None
 
     def of_success(self, entry: Entry) -> tuple[tuple[Add, ...], list[str]]:
         """What is added to the next commit because recipients got it from a host that reports no success, and who they
@@ -63,14 +69,19 @@ class Reports:
         to, wanted = self._audience(entry, told, "relayed")
         return self._report(entry, to, wanted, "relayed") if wanted else (), list(untold)
 
+    def _place(self, name: str) -> str:
+        """A host's name in the DNS; we may call it otherwise."""
+        hosts = self.site.config.smtp
+        if name in hosts:
+            return hosts[name].host or name
+        host, _, found_by = name.rpartition(":")
+        return host if found_by in hosts else name
+
     def _passed_on(self, address: str, line: Mapping[str, Any]) -> Failure:
         """A recipient as a report names him, with the host's words."""
         reply, name = str(line.get("reply") or ""), str(line.get("host") or "")
-        known = self.site.config.smtp.get(name)
         status = _STATUS.match(reply)
-        return Failure(
-            address, status[1] if status else "2.0.0", reply, known.host if known and known.host else name
-        )
+        return Failure(address, status[1] if status else "2.0.0", reply, name)
 
     def _audience(
         self, entry: Entry, failures: Sequence[Failure], action: Action
@@ -78,13 +89,14 @@ class Reports:
         postmaster = self.site.config.site.postmaster
         return audience(entry, failures, report=self.config.report, postmaster=postmaster, action=action)
 
-    def _report(self, entry: Entry, to: str, told: Sequence[Failure], action: Action) -> tuple[Add, ...]:
+    def _report(
+        self, entry: Entry, to: str, told: Sequence[Failure], action: Action, until: int | None = None
+    ) -> tuple[Add, ...]:
         site, now = self.site.config.site, self.site.clock.now_ns()
         said, left_out = (list(told), {}) if action == "relayed" else self._sparing(entry, told, action, now)
         if not said:
             return ()
-        lifetime_ns = int(self.config.retry.lifetime_s * 1e9)
-        until = entry.arrival_ns + lifetime_ns if action == "delayed" else None
+        said = [replace(one, host=self._place(one.host)) for one in said]
         draft = build(entry, said, to, About(site.hostname, now, action, until, left_out))
         return tuple(Add(part, queue, now) for queue, part in self.site.parts(site.report_queue, draft, now))
 

@@ -217,9 +217,10 @@ class Judge:
     def _late(self, entry: Entry, later: Later, waiting: Sequence[str]) -> tuple[Add, ...] | None:
         """A delay warning, if it is time for one."""
         warn_s = self.config.retry.warn_s
-        if warn_s is None or not later.counts or self._age_ns(entry) < warn_s * 1e9:
+        if warn_s is None or not later.counts or (age_ns := self._age_ns(entry)) < warn_s * 1e9:
             return None
-        return self._reports.of_delay(entry, later, waiting)
+        lifetime_ns = int(self.config.retry.lifetime_s * 1e9)
+        return self._reports.of_delay(entry, later, waiting, lifetime_ns - age_ns)
 
     def _later(
         self,

@@ -6,11 +6,13 @@ grows by one line; and the time it has waited can be taken off its age.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 WAITS = "waits"
 _KEPT = 50
+_NUMBER = re.compile(r"[0-9.]+")
 
 History = Sequence[Mapping[str, Any]]
 
@@ -20,7 +22,15 @@ def is_news(history: History, reason: str) -> bool:
     last = history[-1] if history else {}
     if last.get("what") != WAITS:
         return True
-    return last.get("reason") != reason and sum(1 for line in history if line.get("what") == WAITS) < _KEPT
+    return (
+        _gist(str(last.get("reason"))) != _gist(reason)
+        and sum(1 for line in history if line.get("what") == WAITS) < _KEPT
+    )
+
+
+def _gist(reason: str) -> str:
+    """Without numbers: how long something took this time, or which of ten connections, is no news."""
+    return _NUMBER.sub("", reason)
 
 
 def spells(history: History, now_ns: int) -> list[tuple[int, int]]:

@@ -1,10 +1,10 @@
 """How much one destination may have at once, so that one that hangs does not take everything.
 
-A lane begins with two deliveries at a time, or as many as its user says. Each that goes well while the lane is full widens it by one, each
-that does not narrows it by one. Who finds it full may wait for a moment, if not too many do; the others are told when
-to come again: late enough that most find room then, which is what keeps a long backlog from being looked at over and
-over. Of a lane that has been silent for long, because its host hangs, nobody waits, and the others come again the later
-the longer it lasts.
+A lane begins with two deliveries at a time, or as many as its user says. Each that goes well while the lane is full
+widens it by one, each that does not narrows it by one. Who finds it full may wait for a moment, if not too many do; the
+others are told when to come again: late enough that most find room then, which is what keeps a long backlog from being
+looked at over and over. Of a lane that has been silent for long, because its host hangs, nobody waits, and the others
+come again the later the longer it lasts.
 
 Not guaranteed: order.
 """

@@ -235,7 +235,7 @@ class Session:
             self._channel.close()
 
     def _mail(self, batch: list[Recipient]) -> bytes:
-        size = len(wire.body(self._message)) if self._channel.offer.has("SIZE") else 0
+        size = wire.size(self._message) if self._channel.offer.has("SIZE") else 0
         sender = sender_for(self._envelope.sender, batch[0].address, self._verp)
         envelope = replace(self._envelope, sender=sender)
         return wire.mail_command(

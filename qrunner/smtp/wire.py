@@ -44,6 +44,12 @@ def body(message: bytes) -> bytes:
     return text.replace(b"\r\n.", b"\r\n..")
 
 
+def size(message: bytes) -> int:
+    """How long the message is on the wire: with every line end, without the doubled dots (RFC 1870 section 3)."""
+    bare = message.count(b"\n") - message.count(b"\r\n")
+    return len(message) + bare + (2 if message and not message.endswith(b"\n") else 0)
+
+
 def unstuffed(text: bytes) -> bytes:
     """The other way: the bytes between DATA and the last dot with their doubled dots taken away."""
     text = text.replace(b"\r\n..", b"\r\n.")

@@ -209,3 +209,16 @@ def test_a_death_before_the_report_was_committed_does_not_lose_it() -> None:
         assert fields(report)["Status"] == ["2.6.0"]
 
     over(KNOWS_NOT, test)
+
+
+def test_reports_of_delays_and_of_the_end_name_the_host_as_the_dns_does() -> None:
+    async def test(site: Live, sink: Sink) -> None:
+        sink.reply("RCPT", "451 later", times=None)
+        send(site, Recipient("a@x"))
+        await site.settle()
+        await site.pass_by("5h")
+        await site.pass_by("3d")
+        assert [fields(report)["Action"] for report in site.reports] == [["delayed"], ["failed"]]
+        assert [fields(report)["Remote-MTA"] for report in site.reports] == [["dns; 127.0.0.1"]] * 2
+
+    over(KNOWS_NOT, test, runner=RUNNER + 'retry = { warn = "4h" }')

@@ -42,6 +42,7 @@ def test_no_message_can_end_itself(message: bytes) -> None:
     assert body == b"" or body.endswith(b"\r\n")
     bare = re.sub(rb"\r(?!\n)", b" ", message).replace(b"\r\n", b"\n")
     assert wire.unstuffed(body).replace(b"\r\n", b"\n") in (bare, bare + b"\n")
+    assert wire.size(message) == len(wire.unstuffed(body))
 
 
 @pytest.mark.parametrize(
