@@ -31,12 +31,8 @@ from qrunner.message import Draft
 from qrunner.runner import Desk, Door
 from qrunner.smtpd.listener import Listener
 from qrunner.smtpd.room import Room
+from qrunner.smtpd.session import Session
 from qrunner.smtpd.terms import Terms
-
-try:
-    from qrunner.smtpd.session import Session
-except ModuleNotFoundError as error:
-    raise ConfigError(f"this door wants {error.name}: pip install 'qrunner[lmtp]'") from None
 
 # With these a local part names a way: whoever is handed the mail may go it, for anybody (RFC 5321 appendix F.2).
 _ROUTING = "%!@"

@@ -30,7 +30,7 @@ class Body:
         """Bytes that it takes up."""
         return len(self._text)
 
-    def feed(self, data: bytes) -> bytes | None:
+    def feed(self, data: bytes | bytearray) -> bytes | None:
         """Takes the next bytes in; once the message has ended, those that came after it, else None."""
         text = self._text
         text += data

@@ -30,7 +30,7 @@ from qrunner.smtpd.room import Room
 _LONGEST_PATH = 107
 _BACKLOG = 512
 _DEAD = (errno.ECONNREFUSED, errno.ENOENT)
-Factory = Callable[[], asyncio.Protocol]
+Factory = Callable[[], asyncio.BaseProtocol]
 
 
 class _TurnedAway(asyncio.Protocol):
@@ -80,7 +80,7 @@ class Listener:
             raise ConfigError(f"can't listen at {self._place}: {error.strerror or error}") from error
         event(self._log, "listening", at=str(self._place))
 
-    def _arrived(self) -> asyncio.Protocol:
+    def _arrived(self) -> asyncio.BaseProtocol:
         if self._room.is_full:
             if not self._was_full:
                 self._was_full = True

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-T = TypeVar("T")
+
+_BUFFER = 64 << 10
 
 
 class Guest(Protocol):
@@ -30,6 +31,7 @@ class Room:
         self._held: dict[Guest, int] = {}
         self._total = 0
         self._finishing: set[asyncio.Task[Any]] = set()
+        self.buffer = memoryview(bytearray(_BUFFER))
         self._is_empty = asyncio.Event()
         self._is_empty.set()
 
@@ -66,18 +68,11 @@ class Room:
         """It holds nothing any more."""
         self._total -= self._held.pop(guest, 0)
 
-    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """The work's value. It comes to its end also if whoever waits for it does not."""
+    def finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begins work that comes to its end whatever becomes of the guest."""
         task = asyncio.get_running_loop().create_task(work)
         self._finishing.add(task)
-        task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
-
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._finishing.discard(task)
-        if not task.cancelled():
-            # Asked for, so that nobody complains that it was not: the session may be gone.
-            task.exception()
+        task.add_done_callback(self._finishing.discard)
 
     async def clear(self) -> None:
         """Asks all to end, and returns when they have."""
