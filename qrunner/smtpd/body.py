@@ -38,20 +38,22 @@ class Body:
         if end >= 0:
             rest = bytes(text[end + len(END) :])
             del text[end + 2 :]
+            self._dots = 0
         else:
             rest = None
             self._look_from = max(len(text) - len(END) + 1, self._look_from)
-        if self.is_dropped or self._is_over():
+        # What looks like the beginning of the end does not count before it is something else.
+        if self.is_dropped or self._is_over(self._max + (2 if rest is None else 0)):
             self.is_too_large = self.is_too_large or not self.is_dropped
             self.drop()
         return rest
 
-    def _is_over(self) -> bool:
-        if len(self._text) - self._head - self._dots <= self._max:
+    def _is_over(self, most: int) -> bool:
+        if len(self._text) - self._head - self._dots <= most:
             return False
         # Doubled dots are counted only now: hardly any message gets here.
         self._dots = self._text.count(b"\r\n.")
-        return len(self._text) - self._head - self._dots > self._max
+        return len(self._text) - self._head - self._dots > most
 
     def drop(self) -> None:
         """Keeps no more of it than what the end is found by."""
