@@ -46,6 +46,8 @@ class Listener:
     """Listens at one place.
 
     :param make: makes the protocol of a connection, which enters the room.
+    ``port``: the TCP port, also where any was asked for.
+
     :param mode: of a Unix socket.
     """
 
@@ -56,12 +58,7 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._socket_file: _SocketFile | None = None
         self._was_full = False
-
-    @property
-    def port(self) -> int:
-        """The TCP port, also where any was asked for."""
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
+        self.port = place.port
 
     async def open(self) -> None:
         """Listens from now on. :raises ConfigError: it can't."""
@@ -75,6 +72,7 @@ class Listener:
             else:
                 host, port = self._place.host or None, self._place.port
                 self._server = await loop.create_server(self._arrived, host, port, backlog=_BACKLOG)
+                self.port = int(self._server.sockets[0].getsockname()[1])
         except OSError as error:
             self.close()
             raise ConfigError(f"can't listen at {self._place}: {error.strerror or error}") from error

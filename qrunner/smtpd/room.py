@@ -56,11 +56,10 @@ class Room:
 
         What one alone holds is never too much, so that there is always somebody who comes to an end.
         """
-        others = self._total - self._held.get(guest, 0)
-        if others and others + size > self._max_bytes:
-            self.free(guest)
+        self.free(guest)
+        if self._total and self._total + size > self._max_bytes:
             return False
-        self._total = others + size
+        self._total += size
         self._held[guest] = size
         return True
 

@@ -155,5 +155,7 @@ class Session(asyncio.BufferedProtocol):
             self._timer = self._loop.call_at(self._deadline_s, self._look_at_the_time)
             return
         self._talk.end("421 4.4.2 nothing whole came for too long")
-        self._flush()
-        self._loop.call_later(_LINGER_S, self._transport.abort)
+        if self._is_choked:
+            self._transport.abort()
+        else:
+            self._flush()

@@ -248,7 +248,7 @@ class Talk:
         self._ahead = bytearray(rest or b"")
         if self._came >= STEP:
             self._came, self.steps = 0, self.steps + 1
-        if not self._hold(body.held):
+        if not body.is_dropped and not self._hold(body.held):
             body.drop()
         if rest is None:
             return None
@@ -259,6 +259,7 @@ class Talk:
         message = b"" if body.is_dropped else body.message()
         assert self._mail is not None
         if reply := self._unfit(body, message):
+            self._hold(0)
             self.tell_refused(reply)
             self._answer(reply)
             return None
