@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ from qrunner.message import Entry
 from qrunner.runners.lmtp import LmtpRunner
 from qrunner.site import Site
 from tests.driving import LIMIT_S, until
+from tests.sites import ROOT, wait_for
 
 SITE = """
 [site]
@@ -28,6 +32,7 @@ min_free = "0"
 rules = [{ recipient = "*@other.example", queue = "other" }, { queue = "in" }]
 """
 DOOR = '[runner.door]\nclass = "lmtp"\nlisten = "127.0.0.1:0"\nnext = "in"\n'
+UNIX = DOOR.replace("127.0.0.1:0", "unix:../var/door")
 
 
 class Client:
@@ -164,3 +169,21 @@ def stuffed(message: bytes) -> bytes:
 def kinds(replies: Sequence[str]) -> list[str]:
     """The codes and enhanced codes alone."""
     return [" ".join(reply.split(" ")[:2]) for reply in replies]
+
+
+def door_process(
+    folder: Path, keys: str = "", before: Callable[[], None] | None = None
+) -> subprocess.Popen[bytes]:
+    """A door in a process of its own, on a Unix socket; returns when it listens."""
+    for name in ("etc", "qfiles", "qfiles/in", "var"):
+        (folder / name).mkdir(mode=0o700, exist_ok=True)
+    config = folder / "etc" / "qrunner.toml"
+    config.write_text(SITE + UNIX + keys)
+    config.chmod(0o600)
+    command = [sys.executable, "-c", "from qrunner.ctl import main; main()", "-c", config, "run", "door"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open(folder / "err", "w") as err:
+        started = subprocess.Popen(command, env=environment, stderr=err, preexec_fn=before)
+    wait_for(lambda: "listening" in (folder / "err").read_text() or started.poll() is not None)
+    assert started.poll() is None, (folder / "err").read_text()
+    return started

@@ -11,7 +11,6 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,10 @@ from qrunner.errors import ConfigError
 from qrunner.smtpd.listener import Listener
 from qrunner.smtpd.room import Room
 from tests.driving import until
-from tests.runners.doors import DOOR, SITE, kinds, open_door, stuffed
+from tests.runners.doors import DOOR, UNIX, door_process, kinds, open_door, stuffed
 from tests.sites import ROOT, tiny_site, wait_for
 
 MESSAGE = stuffed(b"Subject: hello\r\n\r\nworld\r\n")
-UNIX = DOOR.replace("127.0.0.1:0", "unix:../var/door")
 LOG = logging.getLogger("qrunner.test")
 
 
@@ -213,31 +211,13 @@ def said_by_lmtp(path: Path, recipient: bytes) -> bytes:
         return line[:3]
 
 
-def process(
-    folder: Path, keys: str = "", before: Callable[[], None] | None = None
-) -> subprocess.Popen[bytes]:
-    """A door in a process of its own, on a Unix socket; returns when it listens."""
-    for name in ("etc", "qfiles", "qfiles/in", "var"):
-        (folder / name).mkdir(mode=0o700, exist_ok=True)
-    config = folder / "etc" / "qrunner.toml"
-    config.write_text(SITE + UNIX + keys)
-    config.chmod(0o600)
-    command = [sys.executable, "-c", "from qrunner.ctl import main; main()", "-c", config, "run", "door"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with open(folder / "err", "w") as err:
-        started = subprocess.Popen(command, env=environment, stderr=err, preexec_fn=before)
-    wait_for(lambda: "listening" in (folder / "err").read_text() or started.poll() is not None)
-    assert started.poll() is None, (folder / "err").read_text()
-    return started
-
-
 def test_without_descriptors_connections_wait_and_nothing_spins(tmp_path: Path) -> None:
     few = 40
 
     def before() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, few))
 
-    door = process(tmp_path, before=before)
+    door = door_process(tmp_path, before=before)
     path, many = str(tmp_path / "var" / "door"), list[socket.socket]()
     try:
         for _ in range(few + 5):
@@ -266,7 +246,7 @@ def cpu_s(pid: int) -> float:
 
 def test_one_that_was_killed_leaves_its_place_to_the_next(tmp_path: Path) -> None:
     for _ in range(2):
-        door = process(tmp_path)
+        door = door_process(tmp_path)
         assert said_by_lmtp(tmp_path / "var" / "door", b"a@x") == b"250"
         door.kill()
         door.wait()
@@ -274,7 +254,7 @@ def test_one_that_was_killed_leaves_its_place_to_the_next(tmp_path: Path) -> Non
 
 
 def test_once_comes_to_its_end_at_once(tmp_path: Path) -> None:
-    process(tmp_path).kill()
+    door_process(tmp_path).kill()
     config = str(tmp_path / "etc" / "qrunner.toml")
     command = [
         sys.executable,
