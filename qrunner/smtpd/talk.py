@@ -181,7 +181,8 @@ class Talk:
         self._complain(f"250 {lines[-1]}")
 
     def _say_mail(self, words: str) -> str:
-        if not self._hello:
+        # Old clients of SMTP do without; it costs them their parameters.
+        if not self._hello and self._terms.is_lmtp:
             raise Refusal("503 5.5.1 say hello first")
         if self._mail is not None:
             raise Refusal("503 5.5.1 one sender a message: RSET begins another")

@@ -21,7 +21,7 @@ def received(
     :param recipients: one is named. Of several none is, lest each learn of the others.
     """
     place = f"[{_ODD.sub('?', _literal(peer))}]" if peer else "local"
-    lines = [f"Received: from {_ODD.sub('?', helo)[:_LONGEST_NAME] or '?'} ({place})"]
+    lines = [f"Received: from {_ODD.sub('?', helo)[:_LONGEST_NAME] or 'unknown'} ({place})"]
     lines.append(f"\tby {by} (qrunner) with {protocol}")
     if len(recipients) == 1 and len(recipients[0]) <= _LONGEST_ADDRESS:
         lines.append(f"\tfor <{recipients[0]}>")

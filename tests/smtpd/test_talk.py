@@ -171,6 +171,15 @@ def test_nothing_goes_before_its_time() -> None:
     assert story.codes("MAIL FROM:<a@x>", "DATA", "DATA now") == ["503 5.5.1", "503 5.5.1", "501 5.5.4"]
 
 
+def test_old_clients_of_smtp_do_without_a_hello() -> None:
+    story = Story(SMTP)
+    assert story.codes("MAIL FROM:<a@x> SIZE=1", "MAIL FROM:<a@x>") == ["555 5.5.4", "250 2.1.0"]
+    story.say("RCPT TO:<b@y>", "DATA", ".")
+    assert trace(story).startswith(
+        "Received: from unknown ([192.0.2.1]) by lists.example.org (qrunner) with SMTP "
+    )
+
+
 @pytest.mark.parametrize("again", ["RSET", "LHLO me"])
 def test_a_transaction_can_be_given_up(again: str) -> None:
     story = begun(TERMS, "b@y")
