@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gzip
 import logging
 import socket
 import struct
@@ -20,6 +21,8 @@ from tests.driving import until
 from tests.runners.doors import DOOR, SITE, Client, kinds, open_door, stuffed, without_trace
 
 MESSAGE = b"Subject: hello\r\n\r\nworld\r\n"
+# Odd real mail, where there is some beside the checkout.
+REAL = sorted((ROOT.parent / "shared" / "mail").rglob("*.gz"))
 CORPUS = sorted((ROOT / "tests" / "corpus").glob("*.eml"))
 
 
@@ -158,6 +161,14 @@ async def test_odd_messages_come_in_byte_for_byte(tmp_path: Path, path: Path) ->
     async with open_door(tmp_path) as door:
         assert kinds(await door.deliver(stuffed(wire), "bob@x")) == ["250 2.0.0"]
         assert door.messages() == [wire]
+
+
+async def test_real_mail_comes_in_byte_for_byte(tmp_path: Path) -> None:
+    messages = [gzip.decompress(path.read_bytes()).replace(b"\n", b"\r\n") for path in REAL]
+    async with open_door(tmp_path) as door:
+        for message in messages:
+            assert kinds(await door.deliver(stuffed(message), "bob@x")) == ["250 2.0.0"]
+        assert sorted(door.messages()) == sorted(messages)
 
 
 async def test_large_messages_come_in_byte_for_byte(tmp_path: Path) -> None:
