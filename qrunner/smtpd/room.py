@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-
 _BUFFER = 64 << 10
 
 
