@@ -30,7 +30,8 @@ class Session(asyncio.BufferedProtocol):
     def __init__(self, terms: Terms, keeper: Keeper, room: Room, log: logging.Logger) -> None:
         self._terms, self._keeper, self._room, self._log = terms, keeper, room, log
         self._loop = asyncio.get_running_loop()
-        self._has_eof = self._is_choked = self._is_deaf = False
+        self._has_eof = self._is_choked = self._is_deaf = self._is_unwanted = False
+        self._transport: asyncio.Transport | None = None
         self._steps, self._deadline_s = 0, 0.0
         self._timer: asyncio.TimerHandle | None = None
         room.enter(self)
@@ -40,6 +41,8 @@ class Session(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        if self._is_unwanted:
+            transport.abort()
         name = transport.get_extra_info("peername")
         self._peer = str(name[0]) if isinstance(name, tuple) else ""
         self._talk = Talk(self._terms, self._keeper, self._peer, self._hold)
@@ -86,12 +89,17 @@ class Session(asyncio.BufferedProtocol):
 
     def stop(self) -> None:
         """Ends it, once a message that is under way has been answered."""
-        self._talk.stop()
-        self._flush()
+        if self._transport is None:
+            self._is_unwanted = True
+        else:
+            self._talk.stop()
+            self._flush()
 
     def abort(self) -> None:
         """Ends it at once."""
-        self._transport.abort()
+        self._is_unwanted = True
+        if self._transport is not None:
+            self._transport.abort()
 
     # Its way
 
@@ -111,24 +119,26 @@ class Session(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         """Says what is to be said, and ends what is at its end."""
-        talk = self._talk
+        talk, transport = self._talk, self._transport
+        assert transport is not None
         if talk.out:
-            self._transport.write(bytes(talk.out))
+            transport.write(bytes(talk.out))
             talk.out.clear()
         if talk.is_over or (self._has_eof and not talk.is_taking and not self._is_choked):
             talk.is_over = True
-            self._transport.close()
-            if self._transport.get_write_buffer_size():
-                self._loop.call_later(_LINGER_S, self._transport.abort)
+            transport.close()
+            if transport.get_write_buffer_size():
+                self._loop.call_later(_LINGER_S, transport.abort)
         else:
             self._listen()
 
     def _listen(self) -> None:
         """Reads on, unless it would be too much to keep."""
         is_deaf = self._is_choked or (self._talk.is_taking and self._talk.backlog > STEP)
-        if is_deaf != self._is_deaf and not self._transport.is_closing():
+        transport = self._transport
+        if is_deaf != self._is_deaf and transport is not None and not transport.is_closing():
             self._is_deaf = is_deaf
-            (self._transport.pause_reading if is_deaf else self._transport.resume_reading)()
+            (transport.pause_reading if is_deaf else transport.resume_reading)()
 
     def _hold(self, size: int) -> bool:
         return self._room.hold(self, size)
@@ -156,6 +166,6 @@ class Session(asyncio.BufferedProtocol):
             return
         self._talk.end("421 4.4.2 nothing whole came for too long")
         if self._is_choked:
-            self._transport.abort()
+            self.abort()
         else:
             self._flush()

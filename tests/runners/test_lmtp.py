@@ -7,6 +7,7 @@ import contextlib
 import errno
 import gzip
 import logging
+import random
 import socket
 import struct
 from pathlib import Path
@@ -18,7 +19,7 @@ from qrunner.fate import Done, Fate
 from qrunner.message import Entry, Recipient
 from tests.documents import ROOT
 from tests.driving import until
-from tests.runners.doors import DOOR, SITE, Client, kinds, open_door, stuffed, without_trace
+from tests.runners.doors import DOOR, SITE, Client, OpenDoor, kinds, open_door, stuffed, without_trace
 
 MESSAGE = b"Subject: hello\r\n\r\nworld\r\n"
 # Odd real mail, where there is some beside the checkout.
@@ -358,6 +359,51 @@ async def said(client: Client, *recipients: str) -> None:
     await client.send(stuffed(MESSAGE))
     await client.reply()
     client.close()
+
+
+def rubbish(dice: random.Random) -> bytes:
+    """What a client might say that is broken, hostile, or a cat."""
+    lines = [
+        b"LHLO me\r\n",
+        b"MAIL FROM:<a@x>\r\n",
+        b"RCPT TO:<b@x>\r\n",
+        b"DATA\r\n",
+        b"RSET\r\n",
+        b"\r\n",
+        b"\n.\n",
+    ]
+    parts = [
+        dice.choice(lines) if dice.random() < 0.8 else dice.randbytes(dice.randrange(40)) for _ in range(30)
+    ]
+    return b"".join(parts).replace(b"\r\n.\r\n", b"")
+
+
+async def test_rubbish_harms_nobody_and_nothing_comes_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half of them leave without a word, the others listen to the end."""
+
+    async def rave(door: OpenDoor, dice: random.Random) -> None:
+        client = await door.client()
+        with contextlib.suppress(OSError):
+            await client.send(rubbish(dice))
+            if dice.random() < 0.5:
+                client.writer.transport.abort()
+                return
+            client.writer.write_eof()
+            async with asyncio.timeout(20):
+                replies = (await client.reader.read()).decode("ascii")
+            assert all(line[:3].isdigit() for line in replies.split("\r\n")[:-1])
+        client.close()
+
+    async with open_door(tmp_path) as door:
+        for turn in range(10):
+            await asyncio.gather(*(rave(door, random.Random(f"{turn} {number}")) for number in range(50)))
+        await until(lambda: not door.runner.room._guests)
+        assert (door.runner.room._total, door.entries()) == (0, [])
+        assert kinds(await door.deliver(stuffed(MESSAGE), "a@x")) == ["250 2.0.0"]
+    assert "failed" not in caplog.text
+    assert "exception" not in caplog.text.lower()
 
 
 # The end
