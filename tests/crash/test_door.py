@@ -15,7 +15,7 @@ import pytest
 from qrunner.site import Site
 from tests.crash.power_children import in_a_child
 from tests.crash.test_full_disk import fill, small_disk
-from tests.runners.doors import Client, OpenDoor, door_process, kinds, open_door, stuffed
+from tests.runners.doors import SITE, Client, OpenDoor, door_process, kinds, open_door, stuffed
 
 SESSIONS = 50
 __all__ = ["small_disk"]
@@ -85,9 +85,9 @@ def found(site: Site) -> Counter[int]:
     return numbers
 
 
-def killed_while_mail_comes_in(folder: Path, *, kills: int, count: int, keys: str = "") -> None:
+def killed_while_mail_comes_in(folder: Path, *, kills: int, count: int, site: str = SITE) -> None:
     """Kills the door over and over. What was answered is there, and nothing is there that was not sent."""
-    door = door_process(folder, keys)
+    door = door_process(folder, site=site)
     sender = Sender(folder / "var" / "door", count)
 
     async def story() -> None:
@@ -98,7 +98,7 @@ def killed_while_mail_comes_in(folder: Path, *, kills: int, count: int, keys: st
                 await asyncio.sleep(random.random() * 0.01)
             door.kill()
             door.wait()
-            door = await asyncio.to_thread(door_process, folder, keys)
+            door = await asyncio.to_thread(door_process, folder, site=site)
         await asyncio.wait_for(sending, 120)
 
     try:

@@ -172,13 +172,18 @@ def kinds(replies: Sequence[str]) -> list[str]:
 
 
 def door_process(
-    folder: Path, keys: str = "", before: Callable[[], None] | None = None, *, door: str = UNIX
+    folder: Path,
+    keys: str = "",
+    before: Callable[[], None] | None = None,
+    *,
+    door: str = UNIX,
+    site: str = SITE,
 ) -> subprocess.Popen[bytes]:
     """A door in a process of its own; returns when it listens."""
     for name in ("etc", "qfiles", "qfiles/in", "var"):
         (folder / name).mkdir(mode=0o700, exist_ok=True)
     config = folder / "etc" / "qrunner.toml"
-    config.write_text(SITE + door + keys)
+    config.write_text(site + door + keys)
     config.chmod(0o600)
     command = [sys.executable, "-c", "from qrunner.ctl import main; main()", "-c", config, "run", "door"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
