@@ -9,7 +9,7 @@ table and walks every import.
     programs   [inject]  master/*  child  ctl/*
     jobs       mailstore/*  runners/*
     engine     routing  site  runner  loading  engine/*  testing/*
-    wings      switchboard/* | smtp/* | programs/*
+    wings      switchboard/* | smtp/* | smtpd/* | programs/*
     values     message  addressing  format  fate  slices  schedule  match  bounce  report  verp  config/*
     ground     errors  clock  threads  wakeup  owner  log  metrics  rundir  tally  suspension
 

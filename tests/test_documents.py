@@ -113,22 +113,30 @@ def test_the_readme_shows_the_default_site() -> None:
             assert table.items() <= default[section][name].items()
 
 
-def postfix() -> list[str]:
+def postfix(lmtp: str | None = None) -> list[str]:
     inject = Path("/opt/qrunner/bin/qrunner-inject")
-    return postfix_lines(Path("/srv/lists/qfiles"), inject, "lists").splitlines()
+    return postfix_lines(Path("/srv/lists/qfiles"), inject, "lists", lmtp=lmtp).splitlines()
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/HOWTO.md"])
 def test_the_lines_for_postfix_are_those_that_the_command_prints(document: str) -> None:
     found = [line for block in shown(document, "postfix") for line in block.text.splitlines()]
     assert found
-    assert [line for line in found if line not in postfix()] == []
+    assert [line for line in found if line not in postfix(lmtp="127.0.0.1:8024")] == []
 
 
 def test_the_how_to_has_all_lines_for_postfix() -> None:
     (block,) = shown("docs/HOWTO.md", "postfix", "all")
     wanted = [line for line in postfix() if line and not line.startswith("#")]
     assert block.text.splitlines() == wanted
+
+
+def test_the_how_to_has_the_line_for_a_door() -> None:
+    (block,) = shown("docs/HOWTO.md", "postfix", "lmtp")
+    assert set(postfix("127.0.0.1:8024")) - set(postfix()) & set(block.text.splitlines())
+    text = (ROOT / "docs" / "HOWTO.md").read_text("utf-8")
+    assert "lists.example.org  lmtp:unix:/srv/lists/door/lmtp" in postfix("unix:/srv/lists/door/lmtp")
+    assert "`lmtp:unix:/srv/lists/door/lmtp`" in text
 
 
 def test_the_file_in_internals_is_an_entry() -> None:

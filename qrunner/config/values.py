@@ -148,6 +148,18 @@ def size(value: Any, spot: Spot) -> int:
     return value if _is_integer(value) and 0 <= value <= _LARGEST else _size(value, spot)
 
 
+def size_of(low: int) -> Callable[[Any, Spot], int]:
+    """A size that is no smaller."""
+
+    def read(value: Any, spot: Spot) -> int:
+        found = size(value, spot)
+        if found < low:
+            raise Wrong(f"{shown(value)} is too little, expected {low} bytes or more")
+        return found
+
+    return read
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
