@@ -11,7 +11,7 @@ table and walks every import.
     engine     routing  site  runner  loading  engine/*  testing/*
     wings      switchboard/* | smtp/*
     values     message  format  fate  slices  schedule  match  bounce  report  verp  config/*
-    ground     errors  clock  threads  wakeup  owner  log  metrics  rundir  tally  suspension
+    ground     errors  clock  pressure  threads  wakeup  owner  log  metrics  rundir  tally  suspension
 
 Exceptions, each with its reason: none.
 

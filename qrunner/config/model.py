@@ -85,12 +85,13 @@ class SliceConfig:
 
 @dataclass(frozen=True, slots=True)
 class WhenIdle:
-    """``only_when_idle``: claim nothing while more than ``pressure`` entries are due in these queues.
+    """``only_when_idle``: begin nothing while programs wait for a CPU for more than ``pressure`` percent of the time, or
+    while something is due or in hand in these queues.
 
-    ``queues`` empty: all but the runner's own.
+    ``queues`` empty: those of all other runners.
     """
 
-    pressure: int = 0
+    pressure: float = 10.0
     queues: Names = ()
 
 
@@ -201,3 +202,13 @@ class Config:
     def is_virtual(self, queue: str) -> bool:
         """Whether the name stands for a choice among queues, not for a directory."""
         return queue in self.balance or queue in self.routes
+
+    def behind(self, queue: str) -> Names:
+        """The real queues that a name may stand for, each once."""
+        if queue in self.balance:
+            members = [name for name, _ in self.balance[queue].members]
+        elif queue in self.routes:
+            members = [rule.queue for rule in self.routes[queue].rules]
+        else:
+            return (queue,)
+        return tuple(dict.fromkeys(real for name in members for real in self.behind(name)))
