@@ -8,6 +8,7 @@
     run/runner.<name>.<slice>.json   a runner's heartbeat
     log/qrunner.log             what all of them log
     host/                       health of the hosts that mail is handed to
+    bounce/                     on which days addresses have bounced
     report/                     of whom senders were told within the hour, and how often they were not
 
 Guarantees: nothing here has to be tidied by hand after a crash. A lock ends with its holder, and every file says
@@ -44,6 +45,10 @@ class RunDir:
     @property
     def reports(self) -> Path:
         return self.state_dir / "report"
+
+    @property
+    def scores(self) -> Path:
+        return self.state_dir / "bounce"
 
     @property
     def lock_file(self) -> Path:

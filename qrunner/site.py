@@ -16,6 +16,7 @@ from qrunner.pressure import Gauge, Load
 from qrunner.routing import Routing
 from qrunner.rundir import RunDir
 from qrunner.schedule import due_after
+from qrunner.scores import FileScores, Scores
 from qrunner.smtp.board import FileBoard
 from qrunner.smtp.living import is_living
 from qrunner.suspension import Suspensions
@@ -30,6 +31,7 @@ class Site:
     :param spool: where its queues are; None: the files under ``queue_dir``.
     :param dialer: how hosts are reached; None: by SMTP.
     :param tally: who was told of what; None: the files under ``state_dir``.
+    :param scores: which addresses have bounced; None: the files under ``state_dir``.
     :param pressure: how much of the machine others use; None: what the kernel says.
     """
 
@@ -41,6 +43,7 @@ class Site:
         clock: Clock | None = None,
         dialer: Any = None,
         tally: Tally | None = None,
+        scores: Scores | None = None,
         pressure: Callable[[], Load | None] | None = None,
     ) -> None:
         self.config = config
@@ -48,6 +51,9 @@ class Site:
         self.spool = spool or files_spool(config, self.clock)
         self.dialer = dialer
         self.tally: Tally = tally or FileTally(RunDir(config.site.state_dir).reports)
+        self.scores: Scores = scores or FileScores(
+            RunDir(config.site.state_dir).scores, durable=config.site.durability == "full"
+        )
         self.pressure = pressure or Gauge()
         self.routing = Routing.of(config)
         place = config.site

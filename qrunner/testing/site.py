@@ -24,6 +24,7 @@ from qrunner.loading import extend_path, load_class
 from qrunner.message import Entry
 from qrunner.pressure import Load
 from qrunner.runner import Door
+from qrunner.scores import MemoryScores
 from qrunner.site import Site
 from qrunner.smtp.sink import Sink, SinkDialer
 from qrunner.switchboard import Ref
@@ -63,6 +64,7 @@ class FakeSite:
             clock=self.clock,
             dialer=SinkDialer(self.sink),
             tally=MemoryTally(),
+            scores=MemoryScores(),
             pressure=lambda: Load(self.pressure, self.pressure),
         )
         self.pressure = 0.0
