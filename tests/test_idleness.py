@@ -13,7 +13,7 @@ from qrunner import BatchRunner, Done, Entry, Fate, Requeue, Runner, TemporaryFa
 from qrunner.config import ConfigErrors, WhenIdle, parse
 from qrunner.engine.choice import driver_for
 from qrunner.engine.door import DoorEngine
-from qrunner.engine.idleness import Idleness, too_busy, watched
+from qrunner.engine.idleness import Idleness, too_busy
 from qrunner.engine.loop import Engine
 from qrunner.pressure import Load
 from qrunner.runner import Door
@@ -206,16 +206,15 @@ def test_waiting_does_not_spin(bench: Bench, machine: Machine) -> None:
 def test_the_log_does_not_repeat_what_comes_and_goes(
     bench: Bench, machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.put(1)
     engine = bench.engine(Onward)
 
     async def story() -> None:
         for _ in range(3):
             machine.load = BUSY
+            bench.put(1)
             await until(lambda: engine.patient, "the wait")
             machine.load = IDLE
-            await until(lambda: not engine.patient, "its end")
-            bench.put(1)
+            await until(lambda: not engine.patient and not engine.in_hand, "its end")
 
     with caplog.at_level(logging.INFO):
         running(engine, story)
@@ -286,7 +285,7 @@ def test_the_queues_that_must_be_empty(when: str, queues: tuple[str, ...]) -> No
     text = QUEUES.format(when=when).replace("smtp = []", 'smtp = "mta"\n[smtp.mta]\nhost = "h"\n[runner.x]')
     text = text.replace("[runner.x]", "")
     config = parse(text, Path("/nowhere/etc/qrunner.toml"))
-    assert watched(config, config.runners["bounces"]) == queues
+    assert config.watched(config.runners["bounces"]) == queues
 
 
 @pytest.mark.parametrize(

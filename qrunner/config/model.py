@@ -212,3 +212,28 @@ class Config:
         else:
             return (queue,)
         return tuple(dict.fromkeys(real for name in members for real in self.behind(name)))
+
+    def watched(self, runner: RunnerConfig) -> Names:
+        """The real queues that must have nothing to do before the runner works.
+
+        Unless some are named: those of all other runners, but for one that is off, whose mail waits for ever, or that
+        itself waits for idle times, since the two would wait for each other.
+        """
+        when = runner.only_when_idle
+        if when is None:
+            return ()
+        if when.queues:
+            return tuple(dict.fromkeys(real for name in when.queues for real in self.behind(name)))
+        return tuple(
+            other.queue
+            for other in self.runners.values()
+            if not other.door
+            and other.name != runner.name
+            and other.only_when_idle is None
+            and any(part.enabled for part in other.slices)
+        )
+
+    def verps(self) -> Names:
+        """The delimiters by which deliveries of this site name their recipients, each pair once."""
+        written = (one.settings.get("verp") for one in self.runners.values())
+        return tuple(dict.fromkeys(pair for pair in written if pair))

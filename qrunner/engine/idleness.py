@@ -17,7 +17,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from qrunner.config import Config, RunnerConfig, WhenIdle
+from qrunner.config import RunnerConfig, WhenIdle
 from qrunner.pressure import Load
 from qrunner.site import Site
 
@@ -43,7 +43,7 @@ class Idleness:
     ) -> None:
         self._site, self._when = site, config.only_when_idle
         self._now_s, self._cost_s = monotonic_s, cost_s
-        self._queues = watched(site.config, config)
+        self._queues = site.config.watched(config)
         self._next_look_s = 0.0
         self._in_the_way = ""
 
@@ -91,22 +91,3 @@ def too_busy(load: Load | None, when: WhenIdle) -> str:
     if load.busy > most:
         return f"other programs take {load.busy:.1f} % of the CPUs, more than {most:g} %"
     return ""
-
-
-def watched(config: Config, runner: RunnerConfig) -> tuple[str, ...]:
-    """The real queues that must have nothing to do. Unless some are named: those of all other runners, but for one that
-    is off, whose mail waits for ever, or that itself waits for idle times, since the two would wait for each other."""
-    when = runner.only_when_idle
-    if when is None:
-        return ()
-    if when.queues:
-        named = (real for queue in when.queues for real in config.behind(queue))
-        return tuple(dict.fromkeys(named))
-    return tuple(
-        other.queue
-        for other in config.runners.values()
-        if not other.door
-        and other.name != runner.name
-        and other.only_when_idle is None
-        and any(part.enabled for part in other.slices)
-    )

@@ -233,7 +233,8 @@ def settings_of(desk: Desk) -> Settings:
         half_life_s = duration_s(str(options.get("half_life", "7d")))
         threshold = float(options.get("threshold", 5))
         said = options.get("verp")
-        pairs = [delimiters(said)] if said is not None else _pairs_of(desk)
+        # Deliveries may have written none, and yet an entry's metadata have asked for it.
+        pairs = (delimiters(said),) if said is not None else desk.site.config.verps() or (USUAL,)
         senders = options.get("senders", [])
         if half_life_s <= 0 or threshold <= 0 or not isinstance(senders, (list, tuple)):
             raise ValueError("half_life and threshold are more than 0, senders is a list of addresses")
@@ -242,9 +243,3 @@ def settings_of(desk: Desk) -> Settings:
     return Settings(
         half_life_s, threshold, tuple(filter(None, pairs)), frozenset(str(one).lower() for one in senders)
     )
-
-
-def _pairs_of(desk: Desk) -> list[str]:
-    """What the site's own deliveries write; the usual ones, if they write none: an entry's ``meta`` may."""
-    written = (one.settings.get("verp", "") for one in desk.site.config.runners.values())
-    return list(dict.fromkeys(filter(None, written))) or [USUAL]
