@@ -19,6 +19,7 @@ to, without the recipient's part, for delimiters that names have, too). It needs
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -107,7 +108,9 @@ class BounceRunner(Runner):
                     return Requeue(_PAUSE_S, f"the bounce could not be counted: {error}")
                 await self.tell(scored)
                 if len(found.bounces) > 1:
-                    await self.desk.progress.note(entry, {"what": TOLD, "of": bounce.address})
+                    # If that can't be written, the hook may hear of it again.
+                    with contextlib.suppress(OSError):
+                        await self.desk.progress.note(entry, {"what": TOLD, "of": bounce.address})
         return Done(found.reason)
 
     async def tell(self, bounce: Bounce) -> None:
@@ -224,11 +227,6 @@ def told_already(entry: Entry) -> frozenset[str]:
 def settings_of(desk: Desk) -> Settings:
     """The options of the runner. :raises ConfigError: one makes no sense."""
     options, place = desk.slice_config.options, f"[runner.{desk.config.name}] options"
-    unknown = sorted(set(options) - {"half_life", "threshold", "verp", "senders"})
-    if unknown:
-        raise ConfigError(
-            f"{place}: unknown option {unknown[0]}, expected half_life, threshold, verp or senders"
-        )
     try:
         half_life_s = duration_s(str(options.get("half_life", "7d")))
         threshold = float(options.get("threshold", 5))

@@ -213,6 +213,16 @@ def test_who_is_away_or_asks_is_not_given_up(site: FakeSite, name: str) -> None:
     assert len(site.entries("hold")) == 1
 
 
+def test_a_report_of_our_own_is_read_as_well(site: FakeSite) -> None:
+    site.sink["mta"].reply("RCPT", "550 5.1.1 no such user", times=1)
+    site.enqueue("out", sender=LIST, recipients=["ann@example.net"], meta={"verp": True})
+    site.run_until_idle()
+    (report,) = site.sink["mta"].messages
+    comes(site, report.message, to=report.recipients[0])
+    assert told() == [("ann@example.net", "address", "5.1.1", True)]
+    assert heard[0].text == "550 5.1.1 no such user"
+
+
 # Scores
 
 
@@ -310,6 +320,20 @@ def test_a_count_that_can_not_be_written_waits_and_costs_nothing(site: FakeSite)
     assert (len(heard), site.entries("bounces")) == (1, [])
 
 
+def test_a_history_that_can_not_be_written_may_make_the_hook_hear_again_and_loses_nothing(
+    site: FakeSite,
+) -> None:
+    site.run_until_idle()
+    (engine,) = (one for one in site.engines if one.config.name == "bounces")
+
+    async def full(*arguments: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    engine.note = full  # type: ignore[method-assign]
+    comes(site, "exim")
+    assert (len(heard), site.entries("bounces"), site.entries("shunt")) == (2, [], [])
+
+
 # Strangers
 
 
@@ -369,7 +393,6 @@ def test_nothing_shunts_it(site: FakeSite, data: bytes, to: str) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("{ half_live = 1 }", "unknown option half_live"),
         ('{ half_life = "soon" }', "not a duration"),
         ('{ half_life = "0s" }', "more than 0"),
         ("{ threshold = 0 }", "more than 0"),
