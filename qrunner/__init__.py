@@ -10,8 +10,8 @@ table and walks every import.
     jobs       mailstore/*  runners/*
     engine     routing  site  runner  loading  engine/*  testing/*
     wings      switchboard/* | smtp/* | smtpd/* | programs/*
-    values     message  addressing  format  fate  slices  schedule  match  bounce  report  verp  config/*
-    ground     errors  clock  threads  wakeup  owner  log  metrics  rundir  tally  suspension
+    values     message  addressing  format  fate  slices  schedule  match  bounce  dsn  report  verp  config/*
+    ground     errors  clock  pressure  threads  wakeup  owner  log  metrics  rundir  tally  scores  suspension
 
 Exceptions, each with its reason: none.
 

@@ -54,7 +54,8 @@ _ADDRESS_WORDS = re.compile(
     r"|no longer|unavailable|is not (?:a )?(?:valid|known|active|local)|not (?:listed|recogni[sz]ed)|\binvalid"
     r"|\bclosed|\bterminated|\bexpired)"
     r"|not a (?:known|valid) (?:user|recipient|mailbox)|recipient address rejected|user doesn'?t have"
-    r"|(?:over|exceeded|exceeds).{0,30}(?:quota|storage)|quota (?:exceeded|full)|mailbox.{0,12}full|full mailbox"
+    r"|(?:over|exceeded|exceeds|exceeding|reached).{0,30}(?:quota|storage)|quota (?:exceeded|full)"
+    r"|(?:mailbox|mail ?folder).{0,12}full|full mailbox|unknown (?:host|domain)|invalid final delivery userid"
     r"|does(?: not|n't) accept mail",
     re.IGNORECASE,
 )
@@ -68,6 +69,8 @@ class Bounce:
     :param sender: of the envelope; empty for the null sender.
     :param entry: as it was when it was given up.
     :param permanent: the address was refused; False: it was put off until the lifetime was over.
+    :param score: of the runner ``bounce``: how often the address has bounced of late, this one included.
+    :param over_threshold: whether the score has come to the runner's threshold.
     """
 
     address: str
@@ -77,6 +80,8 @@ class Bounce:
     sender: str
     entry: Entry
     permanent: bool
+    score: float = 0.0
+    over_threshold: bool = False
 
 
 def kind_of(status: str, text: str) -> Kind:

@@ -79,7 +79,7 @@ class Heartbeat:
 
     def beat(self) -> None:
         """One look; a disk without room for it is no reason to stop."""
-        self.was_up = self.was_up or self._engine.state in ("running", "suspended")
+        self.was_up = self.was_up or self._engine.patient or self._engine.state in ("running", "suspended")
         state = self._state()
         if state != self._said or self._age_s >= _BEAT_S:
             with contextlib.suppress(OSError):
@@ -93,6 +93,7 @@ class Heartbeat:
             "slice": self._task.slice,
             "state": engine.state,
             "reason": engine.reason,
+            "patient": engine.patient,
             "since": rfc3339(engine.since_ns),
             "processed": engine.processed,
             "failed": engine.failed,

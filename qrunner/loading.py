@@ -82,6 +82,8 @@ def _import(module_name: str, name: str) -> Any:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise ConfigError(f"{name}: there is no module {error.name!r} on the python_path") from None
         raise ConfigError(f"{name}: {_place(error)}{error}") from error
+    except ConfigError as error:  # a stock runner says which extra it wants
+        raise ConfigError(f"{name}: {error}") from error
     # Site code may raise, or exit, as it is imported; whatever it does is this name's problem.
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{name}: {_place(error)}{type(error).__name__}: {error}") from error

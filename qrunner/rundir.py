@@ -9,6 +9,7 @@
     log/qrunner.log             what all of them log
     host/                       health of the hosts that mail is handed to
     work/                       where programs run, a fresh folder each time
+    bounce/                     on which days addresses have bounced
     report/                     of whom senders were told within the hour, and how often they were not
 
 Guarantees: nothing here has to be tidied by hand after a crash. A lock ends with its holder, and every file says
@@ -49,6 +50,10 @@ class RunDir:
     @property
     def work(self) -> Path:
         return self.state_dir / "work"
+
+    @property
+    def scores(self) -> Path:
+        return self.state_dir / "bounce"
 
     @property
     def lock_file(self) -> Path:

@@ -47,6 +47,11 @@ class Progress(Protocol):
 class Intake(Protocol):
     """Where a door hands in what came from outside."""
 
+    @property
+    def suspension(self) -> Suspension | None:
+        """Why nothing is to be taken in now, by an operator's word or by ``only_when_idle``; None: it may."""
+        ...
+
     async def take(self, draft: Draft, **fields: Any) -> tuple[str, ...]:
         """Accepts a message: through the handlers, on to ``next``. Durable when it returns.
 
@@ -163,7 +168,7 @@ class Door(Runner):
     @property
     def suspension(self) -> Suspension | None:
         """Why it is to take nothing now; None: it may."""
-        return self.site.suspensions.find("runner", self.name)
+        return self.intake.suspension
 
     async def serve(self, stopping: asyncio.Event) -> None:
         """Brings mail in until ``stopping`` is set, finishes what is under way, and returns. It is cancelled at the end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from qrunner.clock import Clock, SystemClock
 from qrunner.config import Config, find, load
 from qrunner.errors import CorruptEntry, QueueError
 from qrunner.message import Draft, Entry, Envelope, checked_addresses, checked_meta
+from qrunner.pressure import Gauge, Load
 from qrunner.routing import Routing
 from qrunner.rundir import RunDir
 from qrunner.schedule import due_after
+from qrunner.scores import FileScores, Scores
 from qrunner.smtp.board import FileBoard
 from qrunner.smtp.living import is_living
 from qrunner.suspension import Suspensions
@@ -29,6 +31,8 @@ class Site:
     :param spool: where its queues are; None: the files under ``queue_dir``.
     :param dialer: how hosts are reached; None: by SMTP.
     :param tally: who was told of what; None: the files under ``state_dir``.
+    :param scores: which addresses have bounced; None: the files under ``state_dir``.
+    :param pressure: how much of the machine others use; None: what the kernel says.
     """
 
     def __init__(
@@ -39,12 +43,18 @@ class Site:
         clock: Clock | None = None,
         dialer: Any = None,
         tally: Tally | None = None,
+        scores: Scores | None = None,
+        pressure: Callable[[], Load | None] | None = None,
     ) -> None:
         self.config = config
         self.clock = clock or SystemClock()
         self.spool = spool or files_spool(config, self.clock)
         self.dialer = dialer
         self.tally: Tally = tally or FileTally(RunDir(config.site.state_dir).reports)
+        self.scores: Scores = scores or FileScores(
+            RunDir(config.site.state_dir).scores, durable=config.site.durability == "full"
+        )
+        self.pressure = pressure or Gauge()
         self.routing = Routing.of(config)
         place = config.site
         self.suspensions = Suspensions(place.queue_dir, place.state_dir, self.clock.now_ns)

@@ -20,6 +20,7 @@ _WORDS = {"true": USUAL, "false": "", "": ""}
 _DELIMITERS = re.compile(r"[-+=]{2}\Z")
 # Atoms with single dots between them, of ASCII and beyond it (RFC 5322 section 3.2.3, RFC 6531 section 3.3).
 _ATOM = r"[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+"
+_DOMAIN = re.compile(r"[^\s@<>()\"+=]+\.[^\s@<>()\"+=]+\Z|\[[0-9A-Za-z.:]+\]\Z")
 _DOT_ATOM = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
 
 
@@ -54,6 +55,25 @@ def sender_for(sender: str, recipient: str, pair: str) -> str:
     to_local, to_domain = _split(recipient)
     named = f"{local}{pair[0]}{to_local}{pair[1]}{to_domain}" if to_domain else f"{local}{pair[0]}{to_local}"
     return f"{_quoted(named)}@{domain}" if domain else _quoted(named)
+
+
+def readings(address: str, pair: str) -> list[tuple[str, str]]:
+    """The pairs of a sender and a recipient that ``sender_for`` may have made this address of, the one that is the likelier
+    first; none: it is not such an address.
+
+    The delimiters may stand in names, too. A ``+`` is rarely part of a sender's, so the first one is taken; of the
+    others, the last.
+    """
+    local, domain = _split(address)
+    named, found, to_domain = local.rpartition(pair[1])
+    if not (domain and found and _DOMAIN.match(to_domain)):
+        return []
+    made = [
+        (f"{_quoted(named[:at])}@{domain}", f"{_quoted(named[at + 1 :])}@{to_domain}")
+        for at, character in enumerate(named)
+        if character == pair[0] and 0 < at < len(named) - 1
+    ]
+    return made if pair[0] == "+" else made[::-1]
 
 
 def _split(address: str) -> tuple[str, str]:

@@ -111,3 +111,32 @@ def test_a_snapshot_reads_as_what_it_was_made_of_and_is_swept_when_nobody_needs_
     assert parse(first.snapshot.read_text(), path) == first.config
     sweep_snapshots(run, {other.snapshot})
     assert list(run.run.iterdir()) == [other.snapshot]
+
+
+LATER = """
+[runner.bounces]
+class = "bounce"
+hook = "m:f"
+only_when_idle = true
+[runner.late]
+class = "incoming"
+next = "out"
+only_when_idle = { queues = "in" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "restarted"),
+    [
+        ("[runner.in]", '[runner.more]\nclass = "incoming"\nnext = "out"\n\n[runner.in]', "bounces"),
+        ("[runner.backoff]", "[runner.backoff]\nenabled = false", "backoff bounces out"),
+        ("[runner.backoff]", '[runner.backoff]\nverp = "-="', "backoff bounces"),
+        ("[runner.backoff]", "[runner.backoff]\nnice = 5", "backoff"),
+    ],
+)
+def test_who_waits_for_idle_times_or_reads_bounces_depends_on_other_runners(
+    old: str, new: str, restarted: str
+) -> None:
+    before, after = plan(TEXT + LATER), plan((TEXT + LATER).replace(old, new))
+    changed = [name for name in before.config.runners if before.depends(name) != after.depends(name)]
+    assert sorted(changed) == restarted.split()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrunner.verp import delimiters, sender_for, wanted
+from qrunner.verp import delimiters, readings, sender_for, wanted
 
 BOUNCES = "list-bounces@lists.example.org"
 
@@ -65,3 +65,60 @@ def test_an_address_makes_an_address(sender: str, recipient: str) -> None:
     local, _, domain = made.rpartition("@")
     assert domain == "example.org"
     assert re.fullmatch(r'"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*"|[^"<>()\[\]:;@\\,\s]+', local)
+
+
+@pytest.mark.parametrize(
+    ("address", "pair", "sender", "recipient"),
+    [
+        ("list-bounces+ann=example.net@lists.example.org", "+=", BOUNCES, "ann@example.net"),
+        ("list-bounces+a+b=c=example.net@lists.example.org", "+=", BOUNCES, "a+b=c@example.net"),
+        ('"list-bounces+ann lee=example.net"@lists.example.org', "+=", BOUNCES, '"ann lee"@example.net'),
+        ('"list-bounces+ann=[192.0.2.1]"@lists.example.org', "+=", BOUNCES, "ann@[192.0.2.1]"),
+        ("list-bounces-ann=example.net@lists.example.org", "-=", BOUNCES, "ann@example.net"),
+        ("list-bounces+jürgen=bücher.example@lists.example.org", "+=", BOUNCES, "jürgen@bücher.example"),
+        ("b=ann=example.net@lists.example.org", "==", "b@lists.example.org", "ann@example.net"),
+    ],
+)
+def test_what_a_sender_names_is_read_back(address: str, pair: str, sender: str, recipient: str) -> None:
+    assert readings(address, pair)[0] == (sender, recipient)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "list-bounces@lists.example.org",
+        "list+ann@lists.example.org",
+        "list+ann=example@lists.example.org",
+        "+ann=example.net@lists.example.org",
+        "list+=example.net@lists.example.org",
+        "list=example.net@lists.example.org",
+        "list+ann=example.net",
+        "postmaster",
+        "",
+        "@",
+    ],
+)
+def test_an_address_that_names_nobody(address: str) -> None:
+    assert readings(address, "+=") == []
+
+
+DOMAINS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?(\.[a-z]{2,6}){1,2}", fullmatch=True)
+PAIRS = st.sampled_from(["+=", "-=", "=+", "--", "=="])
+
+
+@given(sender=LOCALS, recipient=LOCALS, domain=DOMAINS, pair=PAIRS)
+def test_what_was_written_is_among_the_readings(sender: str, recipient: str, domain: str, pair: str) -> None:
+    # Names that need no quotes, but have them, come back without.
+    sender, recipient = (sender_for(f"{name}@{domain}", "", "") for name in (sender, recipient))
+    made = sender_for(sender, recipient, pair)
+    found = {(unquoted(a), unquoted(b)) for a, b in readings(made, pair)}
+    # A domain may have a "-" of its own, which no one can tell from a delimiter.
+    if pair[1] not in domain and all(len(unquoted(one)) > len(domain) + 1 for one in (sender, recipient)):
+        assert (unquoted(sender), unquoted(recipient)) in found
+
+
+def unquoted(address: str) -> str:
+    local, _, domain = address.rpartition("@")
+    if len(local) > 1 and local[0] == local[-1] == '"':
+        local = re.sub(r"\\(.)", r"\1", local[1:-1])
+    return f"{local}@{domain}"

@@ -109,7 +109,7 @@ MATCH: Keys = {
     "header": Key(named_patterns, ()),
     "meta": Key(named_patterns, ()),
 }
-WHEN_IDLE: Keys = {"pressure": Key(v.integer(0), 0), "queues": Key(v.queues, ())}
+WHEN_IDLE: Keys = {"pressure": Key(v.number(0, 100), 10.0), "queues": Key(v.queues, ())}
 
 
 def subscribers(value: Any, spot: Spot) -> tuple[tuple[str, Match], ...]:

@@ -85,12 +85,13 @@ class SliceConfig:
 
 @dataclass(frozen=True, slots=True)
 class WhenIdle:
-    """``only_when_idle``: claim nothing while more than ``pressure`` entries are due in these queues.
+    """``only_when_idle``: begin nothing while programs wait for a CPU for more than ``pressure`` percent of the time, or
+    while something is due or in hand in these queues.
 
-    ``queues`` empty: all but the runner's own.
+    ``queues`` empty: those of all other runners.
     """
 
-    pressure: int = 0
+    pressure: float = 10.0
     queues: Names = ()
 
 
@@ -201,3 +202,38 @@ class Config:
     def is_virtual(self, queue: str) -> bool:
         """Whether the name stands for a choice among queues, not for a directory."""
         return queue in self.balance or queue in self.routes
+
+    def behind(self, queue: str) -> Names:
+        """The real queues that a name may stand for, each once."""
+        if queue in self.balance:
+            members = [name for name, _ in self.balance[queue].members]
+        elif queue in self.routes:
+            members = [rule.queue for rule in self.routes[queue].rules]
+        else:
+            return (queue,)
+        return tuple(dict.fromkeys(real for name in members for real in self.behind(name)))
+
+    def watched(self, runner: RunnerConfig) -> Names:
+        """The real queues that must have nothing to do before the runner works.
+
+        Unless some are named: those of all other runners, but for one that is off, whose mail waits for ever, or that
+        itself waits for idle times, since the two would wait for each other.
+        """
+        when = runner.only_when_idle
+        if when is None:
+            return ()
+        if when.queues:
+            return tuple(dict.fromkeys(real for name in when.queues for real in self.behind(name)))
+        return tuple(
+            other.queue
+            for other in self.runners.values()
+            if not other.door
+            and other.name != runner.name
+            and other.only_when_idle is None
+            and any(part.enabled for part in other.slices)
+        )
+
+    def verps(self) -> Names:
+        """The delimiters by which deliveries of this site name their recipients, each pair once."""
+        written = (one.settings.get("verp") for one in self.runners.values())
+        return tuple(dict.fromkeys(pair for pair in written if pair))

@@ -20,7 +20,8 @@ def check(config: Config, root: Spot) -> None:
     _queues_are_served(config, root)
     _hosts_are_there(config, root)
     _not_to_itself(config, root)
-    _no_circles(config, root)
+    if not _no_circles(config, root):
+        _idle_times_come(config, root)
     _no_mail_goes_round(config, root)
     _archives_are_outside(config, root)
 
@@ -85,8 +86,8 @@ def _not_to_itself(config: Config, root: Spot) -> None:
                 )
 
 
-def _no_circles(config: Config, root: Spot) -> None:
-    """Choices among choices must come to an end. Each circle is named once."""
+def _no_circles(config: Config, root: Spot) -> bool:
+    """Choices among choices must come to an end. Each circle is named once. Whether there are any."""
     edges = _choices(config)
     done: set[str] = set()
     for name in edges:
@@ -98,6 +99,26 @@ def _no_circles(config: Config, root: Spot) -> None:
                 f"goes round in a circle ({' → '.join([*circle, circle[0]])}), expected to end in real queues"
             )
             root.at(section, circle[0]).wrong(text)
+    return bool(done)
+
+
+def _idle_times_come(config: Config, root: Spot) -> None:
+    """Runners that wait until each other's queues are empty would wait for ever, as would one that waits for its own."""
+    waits: dict[str, list[str]] = {}
+    for runner in config.runners.values():
+        if runner.only_when_idle is not None and not runner.door:
+            named = [real for name in runner.only_when_idle.queues for real in config.behind(name)]
+            waits.setdefault(runner.queue, []).extend(named)
+    done: set[str] = set()
+    for runner in config.runners.values():
+        circle = _circle(runner.queue, waits) if runner.queue in waits else []
+        if circle and not done & set(circle):
+            done |= set(circle)
+            way = " → ".join([*circle, circle[0]])
+            text = f"each waits until the next has nothing to do ({way}), expected no way back"
+            if len(circle) == 1:
+                text = f'waits until its own queue "{runner.queue}" has nothing to do, expected others'
+            root.at("runner", runner.name, "only_when_idle").wrong(text)
 
 
 def _choices(config: Config) -> dict[str, list[str]]:
@@ -147,7 +168,7 @@ def _circle(start: str, edges: Mapping[str, list[str]]) -> list[str]:
     seen: set[str] = set()
     while ways:
         way = ways.pop()
-        for to in edges[way[-1]]:
+        for to in edges.get(way[-1], ()):
             if to == start:
                 return way
             if to not in seen:

@@ -82,7 +82,7 @@ def gather(config: Config, master: Master | None) -> State:
         *(_aside_problems(config, spool) if spool is not None else ()),
     ]
     for one in runners:
-        for inner in ("reason", "streak", "since"):
+        for inner in ("patient", "streak", "since"):
             del one[f"_{inner}"]
     return {
         "site": config.site.hostname,
@@ -141,7 +141,8 @@ def _runner(
         "failed": beat.get("failed", 0),
         "rate_1m": beat.get("rate_1m", 0),
         "suspended": False,
-        "_reason": process.reason if process is not None else "",
+        "reason": (process.reason if process is not None else "") or None,
+        "_patient": process.is_patient if process is not None else False,
         "_streak": process.streak if process is not None else 0,
         "_since": process.since if process is not None else None,
     }
@@ -286,13 +287,13 @@ def _disk_problems(config: Config) -> Iterator[State]:
 
 
 def _runner_problems(one: State) -> Iterator[State]:
-    where, state, reason = f"runner {one['name']}[{one['slice']}]", one["state"], one["_reason"]
+    where, state, reason = f"runner {one['name']}[{one['slice']}]", one["state"], one["reason"]
     because = f": {reason}" if reason else ""
     age_s = one["heartbeat_age_s"]
     alone = f"qrunner-ctl run {one['name']} --slice {one['slice']} shows it; the log says more"
     if state == "failed":
         yield _problem(f"does not come up, or not for long{because}", where, one["_since"], alone)
-    elif state == "waiting":
+    elif state == "waiting" and not one["_patient"]:
         yield _problem(f"waits{because}", where, one["_since"], "it goes on by itself once that has ended")
     elif one["_streak"] >= _STREAK:
         yield _problem(f"has died {one['_streak']} times in a row{because}", where, one["_since"], alone)
@@ -341,6 +342,7 @@ def as_text(state: State) -> str:
         "rate_1m",
     )
     lines += _table("runner", columns, state["runners"])
+    lines += _patience(state)
     lines += _table(
         "queue",
         ("name", "depth", "ready", "deferred", "active", "oldest_age_s", "next_due_s"),
@@ -359,6 +361,18 @@ def as_text(state: State) -> str:
     if not state["problems"]:
         lines.append(_shade("healthy"))
     return "\n".join(lines)
+
+
+def _patience(state: State) -> list[str]:
+    """Why runners wait that are to; of those in trouble, the problems tell."""
+    troubled = {one["where"] for one in state["problems"]}
+    named = ((f"runner {one['name']}[{one['slice']}]", one) for one in state["runners"])
+    lines = [
+        f"{where} waits {visible(one['reason'])}"
+        for where, one in named
+        if one["state"] == "waiting" and one["reason"] and where not in troubled
+    ]
+    return [*lines, ""] if lines else []
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[State]) -> list[str]:

@@ -56,6 +56,10 @@ class BatchEngine(Engine):
     def _next_due_ns(self) -> int | None:
         return self.lease.next_due_ns(self._looked_ns)
 
+    def _has_due(self) -> bool:
+        due_ns = self.lease.next_due_ns() if self._rung else None
+        return super()._has_due() or (due_ns is not None and due_ns <= self.clock.now_ns())
+
     def _fill(self) -> None:
         if self._tasks or self._stopping.is_set() or self._trouble.is_on:
             return
@@ -175,7 +179,7 @@ class BatchEngine(Engine):
             await self._take_pair(pair, shown)
             if self._stopping.is_set():
                 return
-            if self._is_suspended():
+            if self._is_suspended() or self._idleness.cpus():
                 # What was not named yet is looked at once we go on.
                 self._rung = True
                 return

@@ -20,6 +20,7 @@ from typing import Any
 from qrunner.config import RunnerConfig
 from qrunner.engine.disposal import handled
 from qrunner.engine.driver import LOOK_S, Driver
+from qrunner.engine.idleness import Idleness
 from qrunner.errors import PermanentFailure, QRunnerError, QueueError, TemporaryFailure
 from qrunner.fate import Done, Forward
 from qrunner.log import event
@@ -27,6 +28,7 @@ from qrunner.message import Draft, Entry
 from qrunner.runner import Desk, Door, Runner
 from qrunner.schedule import checked_delay_s, due_after
 from qrunner.site import Site
+from qrunner.suspension import Suspension
 from qrunner.switchboard import Add
 
 # So many enqueue at the same time at most, and share their syncs.
@@ -45,7 +47,8 @@ class DoorEngine(Driver):
         self._door: Door = self.runner
         self._serving: asyncio.Task[None] | None = None
         self._in_hand = 0
-        self._trouble = ""
+        self._trouble = self._not_idle = ""
+        self._idleness = Idleness(site, config)
         self._threads = ThreadPoolExecutor(_HANDS, thread_name_prefix=f"door {config.name}")
 
     def _desk(self) -> Desk:
@@ -60,32 +63,52 @@ class DoorEngine(Driver):
     async def open(self, *, once: bool = False) -> bool:
         await self.runner.start()
         self._hooks.begin()
-        self._look()
+        await self._look_around()
         self.came_up()
         return True
 
     async def _live(self, once: bool) -> None:
         if once:
-            await self._door.catch_up()
+            await self._await_idleness()
+            if not self._stopping.is_set():
+                await self._door.catch_up()
             return
         self._serving = asyncio.get_running_loop().create_task(self._door.serve(self._stopping))
         self._serving.add_done_callback(lambda task: self._wake.set())
         while not self._stopping.is_set() and not self._serving.done():
             self._wake.clear()
-            self._look()
+            await self._look_around()
             self._hooks.run_periodic()
             await self.clock.wait(self._wake, LOOK_S)
         if not self._stopping.is_set():
             await self._serving
             raise QRunnerError(f"the door {self.config.name} has closed by itself")
 
+    async def _await_idleness(self) -> None:
+        while self._not_idle and not self._stopping.is_set():
+            await self.clock.wait(self._stopping, LOOK_S)
+            await self._look_around()
+
+    async def _look_around(self) -> None:
+        self._not_idle = await self._idleness.why_not()
+        self._look()
+
+    @property
+    def suspension(self) -> Suspension | None:
+        found = self.site.suspensions.find("runner", self.config.name)
+        if found is None and self._not_idle:
+            return Suspension("runner", self.config.name, self.since_ns, None, f"not idle: {self._not_idle}")
+        return found
+
     def _look(self) -> None:
-        """Whether an operator, or the disk, wants nothing to be taken in."""
+        """Whether an operator, the disk, or ``only_when_idle`` wants nothing to be taken in."""
         suspension = self.site.suspensions.find("runner", self.config.name)
         if suspension is not None:
             self._become("suspended", str(suspension))
         elif self._trouble:
             self._become("waiting", self._trouble)
+        elif self._not_idle:
+            self._wait_for_idleness(self._not_idle)
         else:
             self._become("running")
 

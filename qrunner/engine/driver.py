@@ -16,12 +16,15 @@ from qrunner.runner import Desk, Runner
 from qrunner.site import Site
 
 LOOK_S = 1.0
+# Of idle times that come and go, the log says something once a minute.
+_PATIENCE_TOLD_NS = 60 * 10**9
 
 
 class Driver:
     """Drives one runner.
 
     ``state`` is one of ``starting waiting running suspended stopped failed``; ``reason`` says why it is not running.
+    ``patient``: it is waiting because it was told to, and not because something is wrong.
     ``has_blamed``: a death of before is laid to entries that were in hand. ``came_up`` is called before the first
     entry.
     """
@@ -32,7 +35,8 @@ class Driver:
         self.site, self.config, self.slice, self.log = site, config, slice, log
         self.clock: Clock = site.clock
         self.state, self.reason, self.since_ns = "starting", "", site.clock.now_ns()
-        self.has_blamed = False
+        self.has_blamed = self.patient = False
+        self._patience_told_ns: int | None = None
         self.came_up: Callable[[], None] = lambda: None
         self.counters = Counters(self.clock.monotonic_ns)
         self.handlers = [load_function(name) for name in config.handlers]
@@ -106,7 +110,20 @@ class Driver:
         raise TypeError(f"{type(self).__name__} does not say how to be cut short")
 
     def _become(self, state: str, reason: str = "") -> None:
-        if (state, reason) != (self.state, self.reason):
-            self.state, self.reason, self.since_ns = state, reason, self.clock.now_ns()
+        if (state, reason) != (self.state, self.reason) or self.patient:
             level = logging.WARNING if state in ("waiting", "failed") else logging.INFO
+            if self.patient and state == "running":
+                level = logging.DEBUG
+            self.patient = False
+            self.state, self.reason, self.since_ns = state, reason, self.clock.now_ns()
             event(self.log, state, level=level, reason=reason or None)
+
+    def _wait_for_idleness(self, reason: str) -> None:
+        """Waiting as it was told to: no trouble, and the reason may have other figures at each look."""
+        if not self.patient:
+            self.state, self.since_ns, self.patient = "waiting", self.clock.now_ns(), True
+            now_ns, told_ns = self.clock.monotonic_ns(), self._patience_told_ns
+            if told_ns is None or now_ns - told_ns >= _PATIENCE_TOLD_NS:
+                self._patience_told_ns = now_ns
+                event(self.log, "waiting until the machine is idle", reason=reason)
+        self.reason = f"until the machine is idle: {reason}"

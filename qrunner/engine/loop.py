@@ -20,6 +20,7 @@ from qrunner.config import RunnerConfig
 from qrunner.engine.committing import Committer
 from qrunner.engine.disposal import fate_of, tell
 from qrunner.engine.driver import LOOK_S, Driver
+from qrunner.engine.idleness import Idleness
 from qrunner.engine.suspects import Suspects
 from qrunner.engine.trouble import Trouble
 from qrunner.engine.verdict import Judge, Verdict
@@ -65,6 +66,7 @@ class Engine(Driver):
         self._trouble = Trouble(self.clock)
         self._committer = Committer(lambda hop: self.lease.commit(hop))
         self._unready = False
+        self._idleness = Idleness(site, config)
 
     def _desk(self) -> Desk:
         return Desk(self.config, self.slice, self.site, self, self.log, stopping=self._stopping)
@@ -189,6 +191,8 @@ class Engine(Driver):
         if self._is_suspended():
             # What waits is due all the same: that is not idleness.
             return bool(self._tasks)
+        if await self._waits_for_idleness():
+            return True
         self._fill()
         busy = bool(self._tasks)
         if self._was_busy and not busy and not self._trouble.is_on:
@@ -207,6 +211,22 @@ class Engine(Driver):
             elif self.state == "suspended":
                 self._become("running")
         return self._holds
+
+    async def _waits_for_idleness(self) -> bool:
+        """Whether what is due has to wait until the machine is idle; what is in hand is finished."""
+        reason = await self._idleness.why_not()
+        if reason and self._has_due() and not self._trouble.is_on:
+            self._holds = True
+            self._wait_for_idleness(reason)
+            return True
+        if self.patient:
+            self._become("running")
+        return False
+
+    def _has_due(self) -> bool:
+        """Whether anything would be begun now."""
+        due_ns = self._next_due_ns()
+        return bool(self._suspects.waiting) or (due_ns is not None and due_ns <= self.clock.now_ns())
 
     async def _poll(self) -> None:
         now = self.clock.monotonic_ns()
@@ -295,7 +315,7 @@ class Engine(Driver):
 
     def _untroubled(self) -> None:
         self._unready = False
-        if self.state == "waiting":
+        if self.state == "waiting" and not self.patient:
             self._become("running")
         self._trouble.end()
 

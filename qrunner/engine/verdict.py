@@ -236,7 +236,9 @@ class Judge:
             delay = delay_s(self.config.retry, claim.entry.attempts + 1, self.dice.random())
         if later.counts:
             record = {"what": "attempt", "queue": self.config.queue, "text": later.text}
-            records.append({**record, "status": later.status, "host": later.host or None})
+            waited_s = self._waited_s(claim.entry)
+            more = {"waited_s": waited_s} if waited_s else {}
+            records.append({**record, "status": later.status, "host": later.host or None, **more})
         elif waits.is_news(claim.entry.history, later.text):
             records.append({"what": waits.WAITS, "queue": self.config.queue, "reason": later.text})
         due = due_after(self.site.clock.now_ns(), max(_LEAST_S, checked_delay_s(delay)))
@@ -261,15 +263,22 @@ class Judge:
 
     def _age_ns(self, entry: Entry) -> int:
         """Waiting that was nobody's attempt costs no lifetime: it is taken off the entry's age."""
-        waited_s = sum(
-            float(line.get("delay_s", 0)) for line in entry.history if line.get("what") == "requeue"
-        )
+        waited_s = self._waited_s(entry)
+        for line in entry.history:
+            waited_s += float(line.get("delay_s", 0)) if line.get("what") == "requeue" else 0
+            waited_s += float(line.get("waited_s", 0)) if line.get("what") == "attempt" else 0
         now, known = self.site.clock.now_ns(), self.site.suspensions.any_known()
         spells = waits.spells(entry.history, now)
         if known or spells:
             targets = self._waited_for(entry) if known else ()
             waited_s += self.site.suspensions.lasted_s(targets, entry.arrival_ns, spells)
         return now - entry.arrival_ns - int(waited_s * 1e9)
+
+    def _waited_s(self, entry: Entry) -> float:
+        """Of a runner that waits for idle times: for how long this entry was due. Its attempts keep that written down."""
+        if self.config.only_when_idle is None:
+            return 0.0
+        return round(max(0, self.site.clock.now_ns() - entry.due_ns) / 1e9, 3)
 
     def _waited_for(self, entry: Entry) -> set[tuple[str, str]]:
         """What it may have had to wait for while that was suspended: all that it meets here, and runners without hosts,

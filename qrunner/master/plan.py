@@ -73,6 +73,9 @@ class Plan:
                 for one in config.balance.values()
                 for member, _ in one.members
             },
+            config.watched(runner),
+            # How bounces name their recipients.
+            config.verps() if runner.settings.get("hook") else (),
         )
 
 

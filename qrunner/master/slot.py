@@ -192,7 +192,9 @@ class Slot:
     @property
     def is_up(self) -> bool:
         beat = self.beat()
-        return beat is not None and beat.get("state") in ("running", "suspended")
+        return beat is not None and (
+            beat.get("state") in ("running", "suspended") or bool(beat.get("patient"))
+        )
 
     def read_output(self) -> bool:
         """Logs what the process has printed since; False: it has closed its end."""

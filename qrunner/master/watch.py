@@ -39,7 +39,12 @@ class Process:
     @property
     def is_up(self) -> bool:
         # One that an operator has suspended has come up, and waits to be resumed.
-        return self.state in ("running", "suspended")
+        return self.state in ("running", "suspended") or self.is_patient
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether it has come up, and waits because it was told to."""
+        return self.state == "waiting" and bool(self.beat.get("patient"))
 
 
 @dataclass(frozen=True, slots=True)

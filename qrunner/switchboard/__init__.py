@@ -230,6 +230,10 @@ class Spool(Protocol):
         """What is in a queue, or set aside from it; oldest due first. Needs no lease."""
         ...
 
+    def has_work(self, queue: str, now_ns: int) -> bool:
+        """Whether anything in a queue is due by then, or in somebody's hand; False of one that is not there."""
+        ...
+
     def read(self, ref: Ref) -> Entry:
         """The entry behind a ref. :raises CorruptEntry: it is none. :raises FileNotFoundError: it has moved."""
         ...

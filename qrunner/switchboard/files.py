@@ -129,6 +129,17 @@ class FilesSpool:
         found.sort(key=lambda ref: (ref.due_ns, ref.id))
         yield from found
 
+    def has_work(self, queue: str, now_ns: int) -> bool:
+        # Of a million names that are not due, none is worth taking apart.
+        last = ready_name(now_ns, "~")
+        return any(
+            (ref := ref_of("queue", queue, directory, name)) is not None
+            and (ref.active or ref.due_ns <= now_ns)
+            for directory in self.layout.directories(queue)
+            for name in names_in(directory)
+            if name <= last or "." in name
+        )
+
     def _told_apart(self, ref: Ref) -> Ref:
         """What is set aside is in nobody's hand, but for an operator's."""
         who = _claimant(ref)

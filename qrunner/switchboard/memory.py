@@ -125,6 +125,10 @@ class MemorySpool:
             refs = [kept.ref() for kept in self._kept.values() if (kept.queue, kept.area) == (queue, area)]
         return iter(sorted(refs, key=lambda ref: (ref.due_ns, ref.id)))
 
+    def has_work(self, queue: str, now_ns: int) -> bool:
+        """Whether anything in it is due by then, or in somebody's hand."""
+        return any(ref.active or ref.due_ns <= now_ns for ref in self.peek(queue))
+
     def read(self, ref: Ref) -> Entry:
         """The entry behind a ref. :raises CorruptEntry: it is none. :raises FileNotFoundError: it has moved."""
         with self._lock:

@@ -149,6 +149,22 @@ class SwitchboardContract(ABC):
         ids = {delay: spool.enqueue("in", draft(), delay_s=delay) for delay in delays}
         assert [ref.id for ref in spool.peek("in")] == [ids[delay] for delay in sorted(delays)]
 
+    def test_a_queue_has_work_while_something_is_due_or_in_hand(
+        self, spool: Spool, lease: Lease, clock: FakeClock
+    ) -> None:
+        assert not spool.has_work("in", clock.now_ns())
+        assert not spool.has_work("nowhere", clock.now_ns())
+        spool.enqueue("in", draft(), delay_s=60)
+        assert not spool.has_work("in", clock.now_ns())
+        clock.advance(60)
+        assert spool.has_work("in", clock.now_ns())
+        lease.refresh()
+        claim = lease.claim(lease.due(clock.now_ns(), 1)[0])
+        assert claim is not None
+        assert spool.has_work("in", clock.now_ns())
+        lease.commit(Hop(moved=(Move(claim, "in", clock.now_ns() + SECOND_NS),)))
+        assert not spool.has_work("in", clock.now_ns())
+
     def test_looking_claims_nothing(self, spool: Spool, lease: Lease, clock: FakeClock) -> None:
         id = spool.enqueue("in", draft())
         lease.refresh()

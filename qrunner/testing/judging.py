@@ -18,6 +18,7 @@ from qrunner.config import Config, RunnerConfig, SiteConfig, SliceConfig
 from qrunner.engine.disposal import called
 from qrunner.message import Entry
 from qrunner.runner import BatchRunner, Desk, Runner
+from qrunner.scores import MemoryScores
 from qrunner.site import Site
 from qrunner.switchboard.memory import MemorySpool
 from qrunner.tally import MemoryTally
@@ -95,7 +96,7 @@ def bare_site(clock: Clock, *queues: str) -> Site:
     spool = MemorySpool(clock)
     spool.prepare(queues)
     config = Config(NOWHERE / "etc" / "qrunner.toml", about, {}, {}, {}, {})
-    return Site(config, spool=spool, clock=clock, tally=MemoryTally())
+    return Site(config, spool=spool, clock=clock, tally=MemoryTally(), scores=MemoryScores())
 
 
 class _Pad:

@@ -22,7 +22,9 @@ from qrunner.engine.choice import engine_for
 from qrunner.engine.loop import Engine
 from qrunner.loading import extend_path, load_class
 from qrunner.message import Entry
+from qrunner.pressure import Load
 from qrunner.runner import Door
+from qrunner.scores import MemoryScores
 from qrunner.site import Site
 from qrunner.smtp.sink import Sink, SinkDialer
 from qrunner.switchboard import Ref
@@ -44,6 +46,9 @@ class FakeSite:
     :param toml: the configuration, as it would stand in ``qrunner.toml``. Classes and handlers of the test's own
         module are named by its ``__name__``.
     :param clock: None: one that starts at the first moment of 2026.
+
+    ``pressure`` is what ``only_when_idle`` sees of the machine, in percent; set it.
+
     :raises ConfigErrors: all that is wrong with it. ConfigError: a class or a handler can't be imported.
     """
 
@@ -59,7 +64,10 @@ class FakeSite:
             clock=self.clock,
             dialer=SinkDialer(self.sink),
             tally=MemoryTally(),
+            scores=MemoryScores(),
+            pressure=lambda: Load(self.pressure, self.pressure),
         )
+        self.pressure = 0.0
         extend_path(self.config.site.python_path)
         self.engines: list[Engine] = []
         self._loop = _Loop()

@@ -16,7 +16,10 @@ from qrunner.smtp.pace import Paces
 from qrunner.tally import FileTally
 from tests.sites import TinySite, tiny_site, wait_for
 
-RUNNER = "name slice slices weight range queue node state pid restarts heartbeat_age_s processed failed rate_1m suspended"
+RUNNER = (
+    "name slice slices weight range queue node state pid restarts heartbeat_age_s processed failed rate_1m"
+)
+RUNNER += " suspended reason"
 QUEUE = "name depth ready deferred active oldest_age_s next_due_s suspended"
 HOST = "name state failures retry_at last_error suspended"
 
