@@ -79,7 +79,7 @@ class Hops:
             for number, child in enumerate(children):
                 laid.append(f"{self.directory}/{txn}.{number}")
                 self._lay(child, laid[-1])
-            temporary = self.disk.write_hidden(self.directory, [self._intent(txn, children, parents)])
+            temporary = self.disk.write_hidden(self.directory, [self.intent(txn, children, parents)])
             laid.append(temporary)
             os.rename(temporary, intent)
             laid[-1] = intent
@@ -104,8 +104,12 @@ class Hops:
         finally:
             staged.close()
 
-    def _intent(self, txn: str, children: Sequence[Child], parents: Sequence[Parent]) -> bytes:
-        lines: list[dict[str, Any]] = [{"intent": 1, "steps": len(children) + len(parents)}]
+    def intent(self, txn: str, children: Sequence[Child], parents: Sequence[Parent], **head: Any) -> bytes:
+        """What an intent's file says.
+
+        :param head: what its first line says besides.
+        """
+        lines: list[dict[str, Any]] = [{"intent": 1, "steps": len(children) + len(parents), **head}]
         lines += [
             {"child": f"{txn}.{number}", "id": c.id, "queue": c.queue, "area": c.area, "due": c.due_ns}
             for number, c in enumerate(children)
@@ -118,12 +122,21 @@ class Hops:
             lines.append(line)
         return b"".join(history_line(line) for line in lines)
 
-    def roll_forward(self, intent: str) -> None:
-        """Does what a committed intent says, as far as it is not done yet; any number of times.
+    def roll_forward(self, *intents: str) -> None:
+        """Does what committed intents say, as far as it is not done yet; any number of times.
 
         :raises OSError: not all of it could be done; it can be called again.
         """
-        steps = _steps(intent)
+        touched = {directory for intent in intents for directory in self._carried_out(intent)}
+        for directory in sorted(touched):
+            self.disk.sync_directory(directory)
+        for intent in intents:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(intent)
+
+    def _carried_out(self, intent: str) -> set[str]:
+        """The directories in which something was changed."""
+        steps = read_intent(intent)[1:]
         touched: set[str] = set()
         for step in steps:
             if "child" in step:
@@ -131,10 +144,7 @@ class Hops:
         for step in steps:
             if "parent" in step:
                 touched.update(self._meet_fate(step))
-        for directory in sorted(touched):
-            self.disk.sync_directory(directory)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(intent)
+        return touched
 
     def _hand_on(self, step: Mapping[str, Any]) -> str:
         target = self._target(step)
@@ -212,11 +222,12 @@ def is_ours(name: str) -> bool:
     return _OURS.match(name) is not None
 
 
-def _steps(intent: str) -> Sequence[Mapping[str, Any]]:
+def read_intent(intent: str) -> Sequence[Mapping[str, Any]]:
+    """An intent's lines, its head first. :raises CorruptEntry: it is not whole."""
     lines = parse_history(read_path(intent, LONGEST_TAIL))
     if not lines or lines[0].get("steps") != len(lines) - 1:
         raise CorruptEntry(f"the intent is not whole: {intent}")
-    return lines[1:]
+    return lines
 
 
 def move(source: str, directory: str, due_ns: int, id: str) -> str:

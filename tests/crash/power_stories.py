@@ -49,10 +49,10 @@ def key_of(message: bytes) -> str:
     return found[1].decode()
 
 
-def near(draft: Draft, arrival_ns: int) -> Sealed:
+def near(draft: Draft, arrival_ns: int, records: Sequence[Any] = ()) -> Sealed:
     """``seal``, with a nonce that makes the id begin with 00."""
     for number in itertools.count():
-        sealed = seal(draft, arrival_ns, nonce=f"{number:016x}")
+        sealed = seal(draft, arrival_ns, nonce=f"{number:016x}", records=records)
         if sealed.id.startswith("00"):
             return sealed
     raise AssertionError
@@ -340,7 +340,7 @@ def recovery_of_compound_hops(site: Site) -> None:
     with patch.object(lease, "_finish", lambda *_: None):
         lease.commit(Hop((first,), (), site.adds("a", "b", "c")))
     with (
-        patch.object(Hops, "_intent", side_effect=KeyboardInterrupt),
+        patch.object(Hops, "intent", side_effect=KeyboardInterrupt),
         patch.object(os, "unlink"),
         suppress(KeyboardInterrupt),
     ):
