@@ -7,10 +7,10 @@ table and walks every import.
 ::
 
     programs   [inject]  master/*  child  ctl/*
-    jobs       runners/*
+    jobs       maildir  runners/*
     engine     routing  site  runner  loading  engine/*  testing/*
     wings      switchboard/* | smtp/*
-    values     message  format  fate  slices  schedule  match  bounce  report  verp  config/*
+    values     message  format  fate  slices  schedule  match  bounce  report  verp  delivered  config/*
     ground     errors  clock  threads  wakeup  owner  log  metrics  rundir  tally  suspension
 
 Exceptions, each with its reason: none.

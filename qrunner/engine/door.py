@@ -20,7 +20,7 @@ from typing import Any
 from qrunner.config import RunnerConfig
 from qrunner.engine.disposal import handled
 from qrunner.engine.driver import LOOK_S, Driver
-from qrunner.errors import PermanentFailure, QRunnerError, QueueError, TemporaryFailure
+from qrunner.errors import HandlerFailed, PermanentFailure, QRunnerError, QueueError, TemporaryFailure
 from qrunner.fate import Done, Forward
 from qrunner.log import event
 from qrunner.message import Draft, Entry
@@ -182,7 +182,7 @@ class DoorEngine(Driver):
             return [left]
         if isinstance(left, Sequence) and left and all(isinstance(one, Forward) for one in left):
             return left
-        raise QueueError(
+        raise HandlerFailed(
             f"a handler of the door {self.config.name} returned {left!r}, expected an entry or forwards"
         )
 
@@ -199,7 +199,7 @@ class DoorEngine(Driver):
         except Exception as error:
             lines = "".join(traceback.format_exception(error))
             event(self.log, "handler failed", level=logging.ERROR, reason=str(error), traceback=lines)
-            raise QueueError(f"a handler failed: {type(error).__name__}") from error
+            raise HandlerFailed(f"a handler failed: {type(error).__name__}: {error}", lines) from error
 
     def took(self, draft: Draft, adds: Sequence[Add], ids: Sequence[str], **fields: Any) -> None:
         self.counters.count()

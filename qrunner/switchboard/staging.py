@@ -16,6 +16,7 @@ was synced as ``.staged`` comes back as such, or as published.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -73,7 +74,7 @@ class FilesStaging:
         self._steps = _Steps(spool.layout, spool.disk, door)
         self._directory = self._steps.directory
         self._kept: dict[str, _Kept] = {}
-        self._serial = 0
+        self._serials = itertools.count(1)
         try:
             self._look_through()
         except BaseException:
@@ -162,9 +163,8 @@ class FilesStaging:
 
     def _lay(self, key: str, adds: Sequence[Add], sealed: Sequence[Sealed], files: list[Staged]) -> _Kept:
         """Writes what is to be staged under one key; the file that makes it so comes last."""
-        self._serial += 1
         name = sha1(key.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
-        txn = f"{name}.{self._held.holder.nonce}-{self._serial}"
+        txn = f"{name}.{self._held.holder.nonce}-{next(self._serials)}"
         children = [
             Child(one.id, add.queue, add.area, add.due_ns, one.parts)
             for one, add in zip(sealed, adds, strict=True)
