@@ -214,7 +214,9 @@ class MaildirRunner(Door):
         self, crossing: Crossing, names: deque[str], look: _Look, stopping: asyncio.Event
     ) -> None:
         while names and not stopping.is_set() and self.suspension is None and crossing.is_settled:
-            letters = await in_thread(self._read_some, crossing.maildir, names, look)
+            some = [names.popleft() for _ in range(min(_FILES, len(names)))]
+            letters = await in_thread(self._read_some, crossing.maildir, some, look)
+            names.extendleft(reversed(some))
             drafts = {letter: self._draft(letter) for letter in letters}
             batch = {
                 letter: adds
@@ -245,15 +247,12 @@ class MaildirRunner(Door):
         if not task.cancelled():
             task.exception()
 
-    def _read_some(self, maildir: Maildir, names: deque[str], look: _Look) -> list[Letter]:
-        """The next ones that can be read, as many as are a commit."""
+    def _read_some(self, maildir: Maildir, names: list[str], look: _Look) -> list[Letter]:
+        """Those of them that can be read, as many as are a commit; ``names`` keeps the rest."""
         letters: list[Letter] = []
         size, now_s = 0, self._now_s()
-        while len(letters) < _FILES and size < _BYTES:
-            try:
-                name = names.popleft()
-            except IndexError:
-                break
+        while names and size < _BYTES:
+            name = names.pop(0)
             if (waits := self._later.get(name)) is not None and waits.until_s > now_s:
                 continue
             try:
