@@ -62,7 +62,7 @@ def near(draft: Draft, arrival_ns: int, records: Sequence[Any] = ()) -> Sealed:
 def cornered() -> Iterator[None]:
     """While this lasts ids begin with 00, and the directories are those that ``lay_out`` made."""
     with ExitStack() as stack:
-        for module in ("files", "claims", "hands"):
+        for module in ("files", "claims", "hands", "staging"):
             stack.enter_context(patch(f"qrunner.switchboard.{module}.seal", near))
         stack.enter_context(patch.object(Layout, "prepare", lambda *_: None))
         yield
