@@ -16,24 +16,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
-import random
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from qrunner.delivered import envelope_of
-from qrunner.engine.reports import Reports
-from qrunner.errors import HandlerFailed, PermanentFailure, QueueError, TemporaryFailure
-from qrunner.fate import Failure
+from qrunner.errors import QueueError
 from qrunner.log import event, visible
-from qrunner.maildir import Crossing, Letter, Maildir, Taken, Unfinished, Unfit
-from qrunner.message import Draft, Entry, Envelope
+from qrunner.maildir.becoming import Becoming
+from qrunner.maildir.box import Letter, Maildir, Unfinished, Unfit
+from qrunner.maildir.crossing import Crossing, Taken
+from qrunner.maildir.lock import Lock
+from qrunner.message import Draft
 from qrunner.runner import Desk, Door
-from qrunner.schedule import delay_s
 from qrunner.switchboard import Add
 from qrunner.switchboard.disk import Disk
 from qrunner.threads import in_thread
@@ -45,14 +41,6 @@ _LOOK_S = 1.0
 _TROUBLE_S, _STUCK_S = 2.0, 300.0
 _MEMORY = 10_000
 _LONGEST_REASON = 1000
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A message that a handler wants to see again later."""
-
-    attempts: int
-    until_s: float
 
 
 @dataclass(slots=True)
@@ -74,16 +62,14 @@ class MaildirRunner(Door):
         super().__init__(desk)
         config = desk.config
         self._path = config.settings["path"]
-        self._sender, self._recipients = config.settings["sender"], config.settings["recipients"]
-        self._disk = Disk(config_is_durable(desk))
-        self._reports = Reports(self.site, config, self.log)
+        self._disk = Disk(_is_durable(desk))
+        self._becoming = Becoming(desk)
         self._crossing: Crossing | None = None
         self._under_way = 0
         self._watch: Watch | None = None
         self._lost = False
         self._wake = asyncio.Event()
         self._said: set[str] = set()
-        self._later: dict[str, _Waiting] = {}
 
     async def serve(self, stopping: asyncio.Event) -> None:
         """Takes what is there, and what comes, until it is stopped."""
@@ -98,6 +84,8 @@ class MaildirRunner(Door):
 
     async def _wake_at(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
+        if self._crossing is not None:
+            self._crossing.maildir.lock.stopping()
         self._wake.set()
 
     async def _turn(self, stopping: asyncio.Event) -> float:
@@ -143,12 +131,18 @@ class MaildirRunner(Door):
         names = deque(await in_thread(crossing.maildir.names))
         self._forget_all_but(names)
         look = _Look(self.desk.config.poll_interval_s)
+        lock = crossing.maildir.lock
+        lock.forget_all_but(set(names))
+        # Who was in hand at a death, each by itself: it may happen again.
+        for name in [name for name in names if name in lock.marks]:
+            await self._hand(crossing, deque([name]), look, stopping)
+            names.remove(name)
         hands = [self._hand(crossing, names, look, stopping) for _ in range(_AT_ONCE)]
         for error in await asyncio.gather(*hands, return_exceptions=True):
             if isinstance(error, BaseException):
                 raise error
-        for waits in self._later.values():
-            look.want(waits.until_s - self._now_s())
+        for until_s in self._becoming.waiting():
+            look.want(until_s - self._now_s())
         return look
 
     async def _opened(self) -> Crossing:
@@ -217,23 +211,35 @@ class MaildirRunner(Door):
             some = [names.popleft() for _ in range(min(_FILES, len(names)))]
             letters = await in_thread(self._read_some, crossing.maildir, some, look)
             names.extendleft(reversed(some))
-            drafts = {letter: self._draft(letter) for letter in letters}
-            batch = {
-                letter: adds
-                for letter, draft in drafts.items()
-                if (adds := await self._adds(letter, draft)) is not None
-            }
+            drafts = {letter: self._becoming.draft(letter) for letter in letters}
+            batch = await self._decided(crossing.maildir.lock, drafts)
             if not batch:
                 continue
             taken = await self._crossed(crossing, batch)
             look.taken += len(taken.ids)
             self.intake.troubled("")
             for letter, ids in taken.ids.items():
-                self._later.pop(letter.name, None)
                 self.intake.took(drafts[letter], batch[letter], ids, file=visible(letter.name))
             for letter, why in taken.stuck.items():
-                self._later[letter.name] = _Waiting(1, self._now_s() + _STUCK_S)
+                self._becoming.put_off(letter.name, _STUCK_S)
                 self._say_once(letter.name, f"it can't be moved: {why}")
+
+    async def _decided(self, lock: Lock, drafts: Mapping[Letter, Draft]) -> dict[Letter, Sequence[Add]]:
+        """Where these go; what is left for later is left out."""
+        names = [letter.name for letter in drafts] if self.desk.config.handlers else []
+        if names:
+            # A death while a site's code has them in hand is laid to them.
+            lock.hold(names)
+        crashes, found = self.desk.config.max_crashes, dict[Letter, Sequence[Add]]()
+        for letter, draft in drafts.items():
+            marks = lock.marks.get(letter.name)
+            is_poison = marks is not None and marks.is_poison(crashes)
+            adds = await self._becoming.adds(letter, draft, is_poison=is_poison)
+            if adds is not None:
+                found[letter] = adds
+        if names:
+            lock.let(names)
+        return found
 
     async def _crossed(self, crossing: Crossing, batch: Mapping[Letter, Sequence[Add]]) -> Taken:
         """Once begun it comes to its end; what nobody waits for any more is settled by who comes next."""
@@ -253,7 +259,7 @@ class MaildirRunner(Door):
         size, now_s = 0, self._now_s()
         while names and size < _BYTES:
             name = names.pop(0)
-            if (waits := self._later.get(name)) is not None and waits.until_s > now_s:
+            if self._becoming.is_for_later(name, now_s):
                 continue
             try:
                 letters.append(maildir.read(name, now_s))
@@ -279,83 +285,10 @@ class MaildirRunner(Door):
     def _forget_all_but(self, names: Sequence[str] | deque[str]) -> None:
         there = set(names)
         self._said &= there
-        self._later = {name: waits for name, waits in self._later.items() if name in there}
-
-    # What a message becomes
-
-    def _draft(self, letter: Letter) -> Draft:
-        found = envelope_of(letter.message)
-        sender = (self._sender or "") if found.sender is None else found.sender
-        return Draft(letter.message, Envelope.of(sender, found.recipients or self._recipients))
-
-    async def _adds(self, letter: Letter, draft: Draft) -> Sequence[Add] | None:
-        """Where it goes; None: it is left for later."""
-        if not draft.envelope.recipients:
-            return self._shunted(
-                draft, "no recipients: no Delivered-To or X-Original-To on top, and no key `recipients`"
-            )
-        try:
-            adds = await self.intake.adds(draft)
-        except PermanentFailure as error:
-            return self._refused(letter, draft, error)
-        except HandlerFailed as error:
-            return self._shunted(draft, error.text, error.traceback)
-        except (TemporaryFailure, QueueError) as error:
-            self._put_off(letter, error)
-            return None
-        known = set(self.site.config.queues())
-        unknown = [add.queue for add in adds if add.queue not in known]
-        if unknown and not set(unknown) <= set(self.site.spool.queues()):
-            return self._shunted(draft, f"a handler named queues that are not there: {', '.join(unknown)}")
-        return adds
-
-    def _put_off(self, letter: Letter, error: Exception) -> None:
-        before = self._later.get(letter.name)
-        attempts = before.attempts + 1 if before else 1
-        wait_s = getattr(error, "delay_s", None)
-        if wait_s is None:
-            wait_s = delay_s(self.desk.config.retry, attempts, random.random())
-        self._later[letter.name] = _Waiting(attempts, self._now_s() + wait_s)
-        event(self.log, "put off", file=visible(letter.name), reason=str(error), delay_s=round(wait_s, 1))
-
-    def _shunted(self, draft: Draft, reason: str, traceback: str = "") -> Sequence[Add]:
-        """Set aside from the queue it would have gone to, for a person to look at."""
-        now_ns = self.clock.now_ns()
-        draft = replace(draft, meta={**draft.meta, "source": self.name}, arrival_ns=now_ns)
-        name = next(iter(self.desk.config.next), self.site.config.site.report_queue)
-        queue = next(queue for queue, _ in self.site.parts(name, draft, now_ns))
-        record: dict[str, Any] = {"what": "shunt", "queue": queue, "reason": reason[:_LONGEST_REASON]}
-        if traceback:
-            record["traceback"] = traceback
-        event(self.log, "shunted", level=logging.ERROR, queue=queue, reason=reason)
-        return [Add(draft, queue, now_ns, "shunt", (record,))]
-
-    def _refused(self, letter: Letter, draft: Draft, error: PermanentFailure) -> Sequence[Add]:
-        """A report, as ``report`` says, in the place of the message."""
-        now_ns = self.clock.now_ns()
-        name = hashlib.sha1(f"{letter.inode} {letter.name}".encode("utf-8", "replace"), usedforsecurity=False)
-        entry = Entry(
-            id=name.hexdigest(),
-            queue=self.name,
-            envelope=draft.envelope,
-            message=draft.message,
-            recipients=draft.envelope.addresses,
-            meta={"source": self.name},
-            arrival_ns=now_ns,
-            due_ns=now_ns,
-        )
-        failures = [Failure(address, error.status, error.text) for address in entry.recipients]
-        event(
-            self.log,
-            "refused by a handler",
-            level=logging.WARNING,
-            reason=error.text,
-            to=list(entry.recipients),
-        )
-        return self._reports.of_failures(entry, failures)
+        self._becoming.forget_all_but(there)
 
 
-def config_is_durable(desk: Desk) -> bool:
+def _is_durable(desk: Desk) -> bool:
     """Whether the site wants its syncs."""
     return desk.site.config.site.durability == "full"
 

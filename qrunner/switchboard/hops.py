@@ -136,7 +136,10 @@ class Hops:
 
     def _carried_out(self, intent: str) -> set[str]:
         """The directories in which something was changed."""
-        steps = read_intent(intent)[1:]
+        try:
+            steps = read_intent(intent)[1:]
+        except FileNotFoundError:
+            return set()  # it was carried out, and then something else failed
         touched: set[str] = set()
         for step in steps:
             if "child" in step:

@@ -74,6 +74,8 @@ class FilesStaging:
         self._steps = _Steps(spool.layout, spool.disk, door)
         self._directory = self._steps.directory
         self._kept: dict[str, _Kept] = {}
+        # What a failing disk did not let us take back. It must not be found beside what is staged in its place.
+        self._left: list[_Kept] = []
         self._serials = itertools.count(1)
         try:
             self._look_through()
@@ -141,6 +143,7 @@ class FilesStaging:
         laid: dict[str, _Kept] = {}
         files: list[Staged] = []
         try:
+            self._take_back()
             self.drop(batch)
             self._spool.check(every)
             self._expect(every)
@@ -148,9 +151,12 @@ class FilesStaging:
                 laid[key] = self._lay(key, adds, sealed[key], files)
             self._disk.publish(files)
         except OSError as error:
-            for file in reversed(files):
+            for file in files:
                 file.withdraw()
                 file.close()
+            self._left.extend(laid.values())
+            with contextlib.suppress(OSError):
+                self._take_back()
             raise self._spool.refusal(every, error) from error
         self._kept |= laid
         return {key: tuple(one.id for one in ones) for key, ones in sealed.items()}
@@ -197,12 +203,20 @@ class FilesStaging:
             kept = self._kept.get(key)
             if kept is None or kept.begun:
                 continue
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path(kept.txn, STAGED))
+            self._unlink(kept)
             del self._kept[key]
-            # What is left of it now is nothing but files without a name of their own, and swept by who comes next.
-            for number in range(kept.children):
-                self._sweep(self._path(kept.txn, f".{number}"))
+
+    def _take_back(self) -> None:
+        while self._left:
+            self._unlink(self._left[-1])
+            self._left.pop()
+
+    def _unlink(self, kept: _Kept) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(kept.txn, STAGED))
+        # What is left of it now are files that belong to nothing, and are swept by who comes next.
+        for number in range(kept.children):
+            self._sweep(self._path(kept.txn, f".{number}"))
 
     def release(self) -> None:
         self._held.release()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from qrunner.maildir import LOCK, Crossing, Letter, Maildir
+from qrunner.maildir.box import LOCK, Letter, Maildir
+from qrunner.maildir.crossing import Crossing
 from qrunner.switchboard import Add
 from qrunner.switchboard.disk import Disk
 from qrunner.switchboard.files import FilesSpool

@@ -10,15 +10,19 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import pytest
 
-from qrunner.maildir import Crossing, Letter, Maildir
+from qrunner.errors import QueueError
+from qrunner.maildir.box import Letter, Maildir
+from qrunner.maildir.crossing import Crossing
 from qrunner.switchboard import Add
 from qrunner.switchboard.disk import Disk
 from qrunner.switchboard.files import FilesSpool
 from tests.crash.calls import Calls, Point
 from tests.crash.dying import Consumer, Stage
+from tests.crash.power_faults import FAULTS, FailingDisk, Fault
 from tests.crash.transitions import Step, draft
 from tests.runners.letters import Box
 
@@ -192,3 +196,28 @@ def test_a_maildir_that_is_away_decides_nothing(shore: Shore) -> None:
         shore.box.path.with_name("away").rename(shore.box.path)
         shore.judge()
         shore.empty()
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["the same process goes on", "another process comes"])
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_disk_that_fails_at_any_call_neither_loses_nor_doubles(
+    shore: Shore, fault: Fault, dies: bool
+) -> None:
+    failed, at = True, 0
+    while failed:
+        at += 1
+        shore.fill()
+        crossing = shore.crossing(shore.stage.spool())
+        crossing.settle()
+        batch, disk = shore.batch(crossing), FailingDisk(fault, at)
+        with disk.mounted(), suppress(OSError, QueueError):
+            crossing.take(batch)
+        failed = bool(disk.failed)
+        if not dies:
+            if not crossing.is_settled:
+                crossing.settle()
+            crossing.take(shore.batch(crossing))
+        crossing.close()
+        shore.judge()
+        shore.empty()
+    assert at > 3

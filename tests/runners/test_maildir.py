@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -21,7 +23,10 @@ from qrunner.site import Site
 from tests.driving import LIMIT_S, until
 from tests.runners.letters import Box
 
-CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.eml"))
+ROOT = Path(__file__).parents[2]
+# Odd ones that people have sent; where they are not at hand, none.
+SHARED = sorted((ROOT.parent / "shared" / "mail" / "patchew").glob("*.gz"))
+CORPUS = sorted((ROOT / "tests" / "corpus").glob("*.eml"))
 TOML = """
 [site]
 hostname = "lists.example.org"
@@ -152,8 +157,7 @@ def test_every_message_of_the_corpus_arrives_byte_for_byte(path: Path, tmp_path:
 
 @keys('next = "out"\nrecipients = "list@example.org"')
 def test_real_messages_arrive_byte_for_byte(place: Place) -> None:
-    shared = Path("/work/shared/mail")
-    messages = [path.read_bytes() for path in sorted(shared.rglob("*")) if path.is_file()]
+    messages = [gzip.decompress(path.read_bytes()) for path in SHARED]
     for message in messages:
         place.box.put(message)
     place.once()
@@ -283,7 +287,7 @@ def test_what_a_handler_puts_off_stays_in_new_until_then(tmp_path: Path) -> None
     assert (place.entries(), len(place.box.new()), place.staged()) == ([], 1, [])
 
     async def story(engine: DoorEngine) -> None:
-        await until(lambda: engine.runner._later)  # type: ignore[attr-defined]
+        await until(lambda: engine.runner._becoming.waiting())  # type: ignore[attr-defined]
         engine.handlers.clear()
         await until(lambda: len(place.entries()) == 1)
 
@@ -451,3 +455,53 @@ def test_while_it_is_suspended_nothing_is_taken(place: Place) -> None:
         await until(lambda: len(place.entries()) == 1)
 
     place.tell(story)
+
+
+def test_a_stop_in_the_middle_leaves_nothing_staged(place: Place) -> None:
+    for number in range(300):
+        place.box.deliver(b"Subject: %d\n\n" % number)
+
+    async def story(engine: DoorEngine) -> None:
+        await until(lambda: place.box.cur())
+
+    place.tell(story)
+    assert place.staged() == []
+    assert len(place.entries()) == len(place.box.cur())
+    place.once()
+    assert {entry.header("Subject") for entry in place.entries()} == {str(number) for number in range(300)}
+    assert len(place.entries()) == 300
+
+
+# Poison
+
+
+def die(entry: Entry) -> None:
+    """Kills the process, if it is told to."""
+    if entry.header("Subject") == "poison":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lives_of(place: Place) -> list[int]:
+    """Runs the door in processes until one lives; how each ended."""
+    codes: list[int] = []
+    while not codes or codes[-1] != 0:
+        pid = os.fork()
+        if not pid:
+            try:
+                place.once()
+            finally:
+                os._exit(0)
+        codes.append(os.waitpid(pid, 0)[1])
+        assert len(codes) < 9
+    return codes
+
+
+@handler(die)
+def test_a_message_whose_handler_kills_the_door_is_shunted_and_the_others_are_not(place: Place) -> None:
+    for number in range(40):
+        place.box.deliver(b"Subject: %s\n\n" % (b"poison" if number == 17 else b"%d" % number))
+    assert lives_of(place) == [signal.SIGKILL] * 3 + [0]
+    assert len(place.entries()) == 39
+    (entry,) = place.shunted()
+    assert entry.header("Subject") == "poison"
+    assert "died again and again" in entry.history[-1]["reason"]

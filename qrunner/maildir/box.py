@@ -1,15 +1,10 @@
-"""A maildir that a door reads: what has come, and the move from ``new`` to ``cur`` that makes it ours.
+"""What has come into a maildir, and the move from ``new`` to ``cur`` that makes it ours.
 
-It lies on the jobs' floor, since a ``Crossing`` joins the maildir with what the switchboard has staged.
+Guarantees: a file is read when it is complete: nobody has it open for writing, or, where the kernel does not tell, it
+has not changed for five seconds, or was moved there before our eyes. Nothing is ever overwritten in ``cur``.
 
-Guarantees: one process at a time reads a maildir, of whatever site; its lock, ``qrunner.lock``, lies in the maildir. A
-file is read when it is complete: nobody has it open for writing, or, where the kernel does not tell, it has not
-changed for five seconds, or was moved there before our eyes. Nothing is ever overwritten in ``cur``. A crossing takes
-each message once, whatever dies at whatever moment: the message is staged, the move is synced, and only then it is
-published. Other programs may move or delete what is in ``new`` meanwhile.
-
-Not guaranteed: more than the file system's locks keep, as for leases. A file that was moved from ``cur`` back to
-``new`` has come again.
+Not guaranteed: that it stays. Other programs may move or delete what is in ``new`` meanwhile. A file that was moved from
+``cur`` back to ``new`` has come again.
 """
 
 from __future__ import annotations
@@ -23,13 +18,13 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrunner.errors import LeaseHeld
-from qrunner.switchboard import Add, Staging
-from qrunner.switchboard.disk import Disk, rename_new, write_all
+from qrunner.maildir.lock import Lock
+from qrunner.switchboard.disk import rename_new
+from qrunner.switchboard.files import boot_id
 
 LOCK = "qrunner.lock"
 SETTLED_S = 5.0
@@ -81,13 +76,11 @@ class Maildir:
         self._seen: dict[str, _Seen] = {}
         self._whole: set[str] = set()
         self._expect_folders()
-        self._lock = _locked(f"{self.path}/{LOCK}", who)
+        self.lock = Lock(f"{self.path}/{LOCK}", who, boot_id())
 
     def close(self) -> None:
         """Lets others read it."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self.lock.release()
 
     @property
     def door(self) -> str:
@@ -96,7 +89,7 @@ class Maildir:
 
     def check(self) -> None:
         """:raises OSError: it is not there any more: unmounted, or another one in its place."""
-        ours, there = os.fstat(self._lock), os.stat(f"{self.path}/{LOCK}")
+        ours, there = self.lock.about, os.stat(f"{self.path}/{LOCK}")
         if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
             raise FileNotFoundError(errno.ENOENT, "there is another maildir in its place", self.path)
         self._expect_folders()
@@ -202,88 +195,7 @@ class Maildir:
         raise AssertionError("there is always another name")
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What came of a batch: the ids of what each message became, and what could not be moved, with the reason."""
-
-    ids: Mapping[Letter, tuple[str, ...]]
-    stuck: Mapping[Letter, str]
-
-
-class Crossing:
-    """From a maildir into a spool's queues, each message once. Methods may be called by several threads, with messages
-    that are not the same; ``settle`` by one, alone."""
-
-    def __init__(self, maildir: Maildir, staging: Staging, disk: Disk) -> None:
-        self.maildir, self.staging, self.disk = maildir, staging, disk
-        self.is_settled = False
-
-    def settle(self) -> int:
-        """Decides about what was staged when somebody died, or the disk failed: what is still in ``new`` is dropped,
-        and will be taken again; what is not was ours, or is the only copy that is left. How many are published.
-
-        :raises OSError: it has to be called again.
-        """
-        self.maildir.check()
-        keys = self.staging.staged()
-        dropped = [key for key in keys if self.maildir.holds(*_parts(key))]
-        self.staging.drop(dropped)
-        taken = set(keys) - set(dropped)
-        if taken:
-            self._sync()
-            self.staging.publish(taken)
-        self.is_settled = True
-        return len(taken)
-
-    def take(self, batch: Mapping[Letter, Sequence[Add]]) -> Taken:
-        """Takes these messages.
-
-        :raises QueueError: none is taken. OSError: ``settle`` has to decide.
-        """
-        keys = {letter: self._key(letter) for letter in batch}
-        ids = self.staging.stage({keys[letter]: adds for letter, adds in batch.items()})
-        try:
-            stuck = self._moved(batch)
-            self._sync()
-            self.staging.drop([keys[letter] for letter in stuck])
-            self.staging.publish([key for letter, key in keys.items() if letter not in stuck])
-        except BaseException:
-            self.is_settled = False
-            raise
-        return Taken({letter: ids[key] for letter, key in keys.items() if letter not in stuck}, stuck)
-
-    def _moved(self, letters: Iterable[Letter]) -> dict[Letter, str]:
-        """Moves these; those that can't be moved, though others can, and why."""
-        stuck = {}
-        for letter in letters:
-            try:
-                # One that has gone meanwhile was seen by us all the same: it may not be anywhere else.
-                self.maildir.take(letter.name)
-            except PermissionError as error:
-                if not self.maildir.may_move:
-                    raise
-                stuck[letter] = error.strerror or str(error)
-        return stuck
-
-    def _key(self, letter: Letter) -> str:
-        return f"{letter.inode} {self.maildir.new}/{letter.name}"
-
-    def _sync(self) -> None:
-        self.disk.sync_directory(self.maildir.cur)
-        self.disk.sync_directory(self.maildir.new)
-
-    def close(self) -> None:
-        """Lets go of both."""
-        self.staging.release()
-        self.maildir.close()
-
-
 _TRY_AGAIN = frozenset({errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.EINTR, errno.ESTALE})
-
-
-def _parts(key: str) -> tuple[str, int]:
-    inode, _, path = key.partition(" ")
-    return os.path.basename(path), int(inode)
 
 
 def _names_in_cur(name: str) -> Iterator[str]:
@@ -319,21 +231,3 @@ def nobody_writes(fd: int) -> bool | None:
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return True
-
-
-def _locked(path: str, who: str) -> int:
-    """A descriptor that holds the lock."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with contextlib.suppress(OSError):
-            os.ftruncate(fd, 0)
-            write_all(fd, [who.encode("utf-8", "replace")])
-    except BlockingIOError:
-        holder = os.pread(fd, 1000, 0).decode("utf-8", "replace").strip() or "another process"
-        os.close(fd)
-        raise LeaseHeld(f"the maildir {os.path.dirname(path)} is read by {holder}") from None
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
