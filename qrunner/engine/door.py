@@ -21,13 +21,13 @@ from qrunner.config import RunnerConfig
 from qrunner.engine.disposal import handled
 from qrunner.engine.driver import LOOK_S, Driver
 from qrunner.errors import HandlerFailed, PermanentFailure, QRunnerError, QueueError, TemporaryFailure
-from qrunner.fate import Done, Forward
+from qrunner.fate import Done, Forward, Hold, Requeue
 from qrunner.log import event
 from qrunner.message import Draft, Entry
 from qrunner.runner import Desk, Door, Runner
 from qrunner.schedule import checked_delay_s, due_after
 from qrunner.site import Site
-from qrunner.switchboard import Add
+from qrunner.switchboard import Add, Area
 
 # So many enqueue at the same time at most, and share their syncs.
 _HANDS = 64
@@ -152,10 +152,12 @@ class DoorEngine(Driver):
     async def adds(self, draft: Draft) -> Sequence[Add]:
         now_ns = self.clock.now_ns()
         draft = replace(draft, arrival_ns=draft.arrival_ns or now_ns)
-        entry = self._looked_at(draft, now_ns)
+        left = await self._handled(self._looked_at(draft, now_ns))
+        if isinstance(left, Hold):
+            return self.aside(draft, "hold", {"what": "hold", "reason": left.reason})
         return [
             Add(part, queue, due_after(now_ns, checked_delay_s(forward.delay_s)))
-            for forward in await self._forwards(entry)
+            for forward in self._forwards(left)
             for queue, part in self.site.parts(forward.queue, _draft(forward.entry, draft), now_ns)
         ]
 
@@ -171,15 +173,25 @@ class DoorEngine(Driver):
             due_ns=now_ns,
         )
 
-    async def _forwards(self, entry: Entry) -> Sequence[Forward]:
+    def aside(self, draft: Draft, area: Area, record: Mapping[str, Any]) -> Sequence[Add]:
+        now_ns = self.clock.now_ns()
+        entry = self._looked_at(draft, now_ns)
+        name = next(iter(self.config.next), self.site.config.site.report_queue)
+        queue = next(queue for queue, _ in self.site.parts(name, draft, now_ns))
+        draft = replace(draft, meta=entry.meta, arrival_ns=draft.arrival_ns or now_ns)
+        return [Add(draft, queue, now_ns, area, (record,))]
+
+    def _forwards(self, left: object) -> Sequence[Forward]:
         """Where it goes, by the handlers' word or by ``next``."""
-        left = await self._handled(entry)
         if isinstance(left, Entry):
             return [left.forward(queue) for queue in self.config.next]
         if isinstance(left, Done):
             return []
         if isinstance(left, Forward):
             return [left]
+        if isinstance(left, Requeue):
+            # It is not ours yet, so that it can only wait where it is.
+            raise TemporaryFailure(left.reason or "not now", delay=left.delay)
         if isinstance(left, Sequence) and left and all(isinstance(one, Forward) for one in left):
             return left
         raise HandlerFailed(

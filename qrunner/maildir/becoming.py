@@ -10,8 +10,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from qrunner.delivered import envelope_of
 from qrunner.engine.reports import Reports
@@ -25,6 +24,7 @@ from qrunner.schedule import delay_s
 from qrunner.switchboard import Add
 
 _LONGEST_REASON = 1000
+_LEAST_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ class Becoming:
         attempts = before.attempts + 1 if before else 1
         if wait_s is None:
             wait_s = delay_s(self.config.retry, attempts, random.random())
+        wait_s = max(_LEAST_S, wait_s)
         self._later[name] = _Waiting(attempts, self._now_s() + wait_s)
         event(self.log, "put off", file=visible(name), reason=reason or None, delay_s=round(wait_s, 1))
 
@@ -111,15 +112,11 @@ class Becoming:
 
     def _shunted(self, draft: Draft, reason: str, traceback: str = "") -> Sequence[Add]:
         """Set aside from the queue it would have gone to, for a person to look at."""
-        now_ns = self.site.clock.now_ns()
-        draft = replace(draft, meta={**draft.meta, "source": self.config.name}, arrival_ns=now_ns)
-        name = next(iter(self.config.next), self.site.config.site.report_queue)
-        queue = next(queue for queue, _ in self.site.parts(name, draft, now_ns))
-        record: dict[str, Any] = {"what": "shunt", "queue": queue, "reason": reason[:_LONGEST_REASON]}
+        record = {"what": "shunt", "queue": self.config.name, "reason": reason[:_LONGEST_REASON]}
         if traceback:
             record["traceback"] = traceback
-        event(self.log, "shunted", level=logging.ERROR, queue=queue, reason=reason)
-        return [Add(draft, queue, now_ns, "shunt", (record,))]
+        event(self.log, "shunted", level=logging.ERROR, reason=reason)
+        return self.intake.aside(draft, "shunt", record)
 
     def _refused(self, letter: Letter, draft: Draft, error: PermanentFailure) -> Sequence[Add]:
         """A report, as ``report`` says, in the place of the message."""

@@ -56,14 +56,19 @@ class _Look:
 
 
 class MaildirRunner(Door):
-    """Reads a maildir."""
+    """Reads a maildir.
+
+    ``becoming``: decides what becomes of each message; a subclass may have one of its own.
+    """
+
+    becoming: type[Becoming] = Becoming
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
         config = desk.config
         self._path = config.settings["path"]
         self._disk = Disk(_is_durable(desk))
-        self._becoming = Becoming(desk)
+        self._becoming = self.becoming(desk)
         self._crossing: Crossing | None = None
         self._under_way = 0
         self._watch: Watch | None = None

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from qrunner.loading import load_class
 from qrunner.message import Entry
 from qrunner.runners.maildir import MaildirRunner
 from qrunner.site import Site
+from tests.documents import blocks
 from tests.driving import LIMIT_S, until
 from tests.runners.letters import Box
 
@@ -505,3 +507,21 @@ def test_a_message_whose_handler_kills_the_door_is_shunted_and_the_others_are_no
     (entry,) = place.shunted()
     assert entry.header("Subject") == "poison"
     assert "died again and again" in entry.history[-1]["reason"]
+
+
+# A class of the site's own
+
+
+def test_the_class_of_the_how_to_reads_a_maildir(place: Place) -> None:
+    (block,) = [one for one in blocks("docs/HOWTO.md") if "title=mysite/doors.py" in one.words]
+    names: dict[str, Any] = {"__name__": "mysite.doors"}
+    exec(compile(block.text, "mysite/doors.py", "exec"), names)
+    place.box.deliver(b"X-Builder: linux\n\n")
+    place.box.deliver(b"Subject: another\n\n")
+    config = place.site.config.runners["changes"]
+    engine = DoorEngine(place.site, config, 0, names["Changes"], log=logging.getLogger("qrunner.test"))
+    asyncio.run(asyncio.wait_for(engine.run(once=True), LIMIT_S))
+    assert sorted(str(dict(entry.meta)) for entry in place.entries()) == [
+        "{'builder': 'yes', 'source': 'changes'}",
+        "{'source': 'changes'}",
+    ]

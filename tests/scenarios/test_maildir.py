@@ -154,7 +154,6 @@ def test_each_of_ten_subscribers_has_every_message_once_whatever_is_killed(
             until(lambda: not [path for path in staged.rglob("*") if path.is_file()], made.log)
         finally:
             door.end()
-        print(door.deaths, "deaths")
         assert door.deaths > 0
         everything = Counter(range(count))
         for queue, numbers in arrived(made).items():
