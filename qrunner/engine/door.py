@@ -220,12 +220,16 @@ class DoorEngine(Driver):
             "accepted" if ids else "finished by a handler",
             id=ids[0] if ids else None,
             new=list(ids[1:]) or None,
-            to_queue=[add.queue for add in adds] or None,
+            to_queue=[_place(add) for add in adds] or None,
             sender=draft.envelope.sender,
             to=list(draft.envelope.addresses),
             size=len(draft.message),
             **fields,
         )
+
+
+def _place(add: Add) -> str:
+    return add.queue if add.area == "queue" else f"{add.area}/{add.queue}"
 
 
 def _draft(entry: Entry, draft: Draft) -> Draft:

@@ -89,15 +89,22 @@ class Maildir:
 
     def check(self) -> None:
         """:raises OSError: it is not there any more: unmounted, or another one in its place."""
-        ours, there = self.lock.about, os.stat(f"{self.path}/{LOCK}")
+        self._expect_folders()
+        try:
+            ours, there = self.lock.about, os.stat(f"{self.path}/{LOCK}")
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, "its lock has gone", f"{self.path}/{LOCK}") from None
         if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
             raise FileNotFoundError(errno.ENOENT, "there is another maildir in its place", self.path)
-        self._expect_folders()
 
     def _expect_folders(self) -> None:
         for directory in (self.new, self.cur):
+            try:
+                mode = os.lstat(directory).st_mode
+            except FileNotFoundError:
+                raise FileNotFoundError(errno.ENOENT, "there is no such maildir", directory) from None
             # A link could lead to where no maildir is, and its files be taken for mail.
-            if not stat.S_ISDIR(os.lstat(directory).st_mode):
+            if not stat.S_ISDIR(mode):
                 raise NotADirectoryError(errno.ENOTDIR, "this is no folder of a maildir", directory)
 
     @property
