@@ -7,10 +7,10 @@ table and walks every import.
 ::
 
     programs   [inject]  master/*  child  ctl/*
-    jobs       mailstore/*  runners/*
+    jobs       mailstore/*  maildir/*  runners/*
     engine     routing  site  runner  loading  engine/*  testing/*
     wings      switchboard/* | smtp/* | smtpd/* | programs/*
-    values     message  addressing  format  fate  slices  schedule  match  bounce  dsn  report  verp  config/*
+    values     message  addressing  format  fate  slices  schedule  match  bounce  dsn  report  verp  delivered  config/*
     ground     errors  clock  pressure  threads  wakeup  owner  log  metrics  rundir  tally  scores  suspension
 
 Exceptions, each with its reason: none.

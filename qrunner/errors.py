@@ -51,6 +51,18 @@ class QueueError(QRunnerError):
     """The queue did not take, or did not give, a message: whoever had it still has it."""
 
 
+class HandlerFailed(QueueError):
+    """A handler of a door has a bug, or returned what is no decision. The message is whose it was.
+
+    :param text: what happened, in a line.
+    :param traceback: where, for who is to mend it.
+    """
+
+    def __init__(self, text: str, traceback: str = "") -> None:
+        super().__init__(text)
+        self.text, self.traceback = text, traceback
+
+
 class LeaseHeld(QueueError):
     """Another live runner owns a part of the range that was asked for; the message names it."""
 

@@ -104,17 +104,22 @@ class Sealed:
         return (self.head, self.message, self.tail) if self.tail else (self.head, self.message)
 
 
-def seal(draft: Draft, arrival_ns: int, nonce: str | None = None) -> Sealed:
+def seal(
+    draft: Draft, arrival_ns: int, nonce: str | None = None, records: Iterable[Mapping[str, Any]] = ()
+) -> Sealed:
     """The file of a new entry; its id is the checksum of what was accepted.
 
-    :raises TypeError, ValueError: the envelope or the metadata can't be written down.
+    :param records: what its history begins with, at the time of its arrival here.
+    :raises TypeError, ValueError: the envelope, the metadata or a record can't be written down.
     """
     fields = _fields(draft.envelope, draft.meta)
     fields = {"nonce": nonce or os.urandom(8).hex(), "arrival": draft.arrival_ns or arrival_ns, **fields}
     if draft.parents:
         fields["parents"] = list(draft.parents)
     digest, head = _head(fields, draft.message)
-    return Sealed(digest, head, draft.message)
+    return Sealed(
+        digest, head, draft.message, _tail(draft.message, [{"t": arrival_ns, **r} for r in records])
+    )
 
 
 def reseal(
@@ -128,9 +133,14 @@ def reseal(
     if hop:
         fields["hop"] = dict(hop)
     _, head = _head(fields, entry.message)
-    lines = b"".join(history_line(line) for line in (*entry.history, *records))
-    gap = b"" if entry.message.endswith(b"\n") or not entry.message else b"\n"
-    return Sealed(entry.id, head, entry.message, gap + lines)
+    return Sealed(entry.id, head, entry.message, _tail(entry.message, (*entry.history, *records)))
+
+
+def _tail(message: bytes, records: Iterable[Mapping[str, Any]]) -> bytes:
+    """The history behind a message; its first line begins on a line of its own."""
+    lines = b"".join(map(history_line, records))
+    gap = b"" if message.endswith(b"\n") or not message or not lines else b"\n"
+    return gap + lines
 
 
 def _fields(envelope: Envelope, meta: Mapping[str, Any]) -> dict[str, Any]:

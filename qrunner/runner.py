@@ -18,7 +18,7 @@ from qrunner.config import RunnerConfig, SliceConfig
 from qrunner.fate import Fate
 from qrunner.message import Draft, Entry
 from qrunner.suspension import Suspension
-from qrunner.switchboard import Add
+from qrunner.switchboard import Add, Area
 
 if TYPE_CHECKING:
     from qrunner.site import Site
@@ -63,6 +63,13 @@ class Intake(Protocol):
 
     async def adds(self, draft: Draft) -> Sequence[Add]:
         """What the message becomes, for a door that commits by itself; raises as ``take``."""
+        ...
+
+    def aside(self, draft: Draft, area: Area, record: Mapping[str, Any]) -> Sequence[Add]:
+        """What the message becomes if it is set aside, from the first queue of ``next``.
+
+        :param record: the line of its history that says why.
+        """
         ...
 
     def took(self, draft: Draft, adds: Sequence[Add], ids: Sequence[str], **fields: Any) -> None:

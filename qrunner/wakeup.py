@@ -10,9 +10,9 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-_CREATE, _MOVED_TO, _DELETE_SELF, _MOVE_SELF = 0x100, 0x80, 0x400, 0x800
+_CREATE, _MOVED_TO, _CLOSE_WRITE, _DELETE_SELF, _MOVE_SELF = 0x100, 0x80, 0x8, 0x400, 0x800
 _Q_OVERFLOW, _IGNORED, _UNMOUNT, _ONLYDIR = 0x4000, 0x8000, 0x2000, 0x01000000
 _HEADER = struct.Struct("iIII")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -20,11 +20,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A name that appeared in a directory; or ``lost``: list the directories again."""
+    """A name that appeared in a directory; or ``lost``: list the directories again.
+
+    ``whole``: a file was moved there, or whoever wrote it has closed it. One that was linked there is whole as well,
+    but looks like one that is just being begun.
+    """
 
     directory: str
     name: bytes
     lost: bool = False
+    whole: bool = field(default=False, compare=False)
 
 
 class Watch:
@@ -40,10 +45,13 @@ class Watch:
             raise _error("inotify")
         self._directories: dict[int, str] = {}
 
-    def add(self, directory: str) -> None:
-        """Watches a directory for names that appear in it."""
+    def add(self, directory: str, *, written: bool = False) -> None:
+        """Watches a directory for names that appear in it.
+
+        :param written: also for files in it that were open for writing and are closed; one more event of their names.
+        """
         # A file linked from an unnamed one shows as created only, one that is renamed into place as moved only.
-        mask = _CREATE | _MOVED_TO | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
+        mask = _CREATE | _MOVED_TO | _DELETE_SELF | _MOVE_SELF | _ONLYDIR | (_CLOSE_WRITE if written else 0)
         number = _libc.inotify_add_watch(self._fd, os.fsencode(directory), mask)
         if number < 0:
             raise _error(directory)
@@ -75,7 +83,7 @@ class Watch:
                 if mask & (_Q_OVERFLOW | _DELETE_SELF | _MOVE_SELF | _IGNORED | _UNMOUNT):
                     events.append(Event(directory, b"", lost=True))
                 elif name:
-                    events.append(Event(directory, name))
+                    events.append(Event(directory, name, whole=bool(mask & (_MOVED_TO | _CLOSE_WRITE))))
 
     def close(self) -> None:
         """Ends the watches."""

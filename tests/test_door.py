@@ -12,7 +12,7 @@ import pytest
 from qrunner.config import parse
 from qrunner.engine.door import DoorEngine
 from qrunner.errors import PermanentFailure, QRunnerError, QueueError, TemporaryFailure
-from qrunner.fate import Done, Fate
+from qrunner.fate import Done, Fate, Hold, Requeue
 from qrunner.message import Draft, Entry, Envelope
 from qrunner.runner import Door
 from qrunner.site import Site
@@ -71,6 +71,14 @@ def tag(entry: Entry) -> Entry:
 
 def turn(entry: Entry) -> Fate:
     return [entry.forward("other"), entry.forward("out", delay=60)]
+
+
+def hold(entry: Entry) -> Fate:
+    return Hold("a person looks")
+
+
+def requeue(entry: Entry) -> Fate:
+    return Requeue(60, "at night")
 
 
 def nonsense(entry: Entry) -> object:
@@ -171,6 +179,17 @@ def test_a_handler_may_finish_it(place: Place) -> None:
     assert not place.entries("out")
 
 
+@pytest.mark.parametrize("place", [f'next = "main"\nhandlers = ["{__name__}:hold"]'], indirect=True)
+def test_a_handler_may_hold_it(place: Place) -> None:
+    (id,) = place.take()
+    spool = place.site.spool
+    (ref,) = [ref for queue in ("out", "other") for ref in spool.peek(queue, "hold")]
+    entry = spool.read(ref)
+    assert (entry.id, entry.recipients, entry.meta["source"]) == (id, ("r@a", "r@b"), "gate")
+    assert [line["reason"] for line in entry.history] == ["a person looks"]
+    assert not place.entries("out")
+
+
 @pytest.mark.parametrize(
     ("place", "expected"),
     [
@@ -178,6 +197,7 @@ def test_a_handler_may_finish_it(place: Place) -> None:
         (f'next = "out"\nhandlers = ["{__name__}:wait"]', TemporaryFailure),
         (f'next = "out"\nhandlers = ["{__name__}:bug"]', QueueError),
         (f'next = "out"\nhandlers = ["{__name__}:nonsense"]', QueueError),
+        (f'next = "out"\nhandlers = ["{__name__}:requeue"]', TemporaryFailure),
     ],
     indirect=["place"],
 )

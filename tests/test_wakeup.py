@@ -173,3 +173,13 @@ async def _hears_of(watch: Watch, directory: Path) -> list[Event]:
 def test_an_event_loop_wakes_up(watch: Watch, tmp_path: Path) -> None:
     watch.add(str(tmp_path))
     assert asyncio.run(_hears_of(watch, tmp_path)) == [Event(str(tmp_path), b"file")]
+
+
+def test_what_was_written_in_place_is_told_again_when_it_is_closed(watch: Watch, tmp_path: Path) -> None:
+    watch.add(str(tmp_path), written=True)
+    with (tmp_path / "file").open("wb") as file:
+        assert [(one.name, one.whole) for one in watch.read()] == [(b"file", False)]
+        file.write(b"text")
+    assert [(one.name, one.whole) for one in watch.read()] == [(b"file", True)]
+    (tmp_path / "file").rename(tmp_path / "other")
+    assert [(one.name, one.whole) for one in watch.read()] == [(b"other", True)]

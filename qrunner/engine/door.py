@@ -21,15 +21,15 @@ from qrunner.config import RunnerConfig
 from qrunner.engine.disposal import handled
 from qrunner.engine.driver import LOOK_S, Driver
 from qrunner.engine.idleness import Idleness
-from qrunner.errors import PermanentFailure, QRunnerError, QueueError, TemporaryFailure
-from qrunner.fate import Done, Forward
+from qrunner.errors import HandlerFailed, PermanentFailure, QRunnerError, QueueError, TemporaryFailure
+from qrunner.fate import Done, Forward, Hold, Requeue
 from qrunner.log import event
 from qrunner.message import Draft, Entry
 from qrunner.runner import Desk, Door, Runner
 from qrunner.schedule import checked_delay_s, due_after
 from qrunner.site import Site
 from qrunner.suspension import Suspension
-from qrunner.switchboard import Add
+from qrunner.switchboard import Add, Area
 
 # So many enqueue at the same time at most, and share their syncs.
 _HANDS = 64
@@ -179,10 +179,12 @@ class DoorEngine(Driver):
     async def adds(self, draft: Draft) -> Sequence[Add]:
         now_ns = self.clock.now_ns()
         draft = replace(draft, arrival_ns=draft.arrival_ns or now_ns)
-        entry = self._looked_at(draft, now_ns)
+        left = await self._handled(self._looked_at(draft, now_ns))
+        if isinstance(left, Hold):
+            return self.aside(draft, "hold", {"what": "hold", "reason": left.reason})
         return [
             Add(part, queue, due_after(now_ns, checked_delay_s(forward.delay_s)))
-            for forward in await self._forwards(entry)
+            for forward in self._forwards(left)
             for queue, part in self.site.parts(forward.queue, _draft(forward.entry, draft), now_ns)
         ]
 
@@ -198,18 +200,28 @@ class DoorEngine(Driver):
             due_ns=now_ns,
         )
 
-    async def _forwards(self, entry: Entry) -> Sequence[Forward]:
+    def aside(self, draft: Draft, area: Area, record: Mapping[str, Any]) -> Sequence[Add]:
+        now_ns = self.clock.now_ns()
+        entry = self._looked_at(draft, now_ns)
+        name = next(iter(self.config.next), self.site.config.site.report_queue)
+        queue = next(queue for queue, _ in self.site.parts(name, draft, now_ns))
+        draft = replace(draft, meta=entry.meta, arrival_ns=draft.arrival_ns or now_ns)
+        return [Add(draft, queue, now_ns, area, (record,))]
+
+    def _forwards(self, left: object) -> Sequence[Forward]:
         """Where it goes, by the handlers' word or by ``next``."""
-        left = await self._handled(entry)
         if isinstance(left, Entry):
             return [left.forward(queue) for queue in self.config.next]
         if isinstance(left, Done):
             return []
         if isinstance(left, Forward):
             return [left]
+        if isinstance(left, Requeue):
+            # It is not ours yet, so that it can only wait where it is.
+            raise TemporaryFailure(left.reason or "not now", delay=left.delay)
         if isinstance(left, Sequence) and left and all(isinstance(one, Forward) for one in left):
             return left
-        raise QueueError(
+        raise HandlerFailed(
             f"a handler of the door {self.config.name} returned {left!r}, expected an entry or forwards"
         )
 
@@ -226,7 +238,7 @@ class DoorEngine(Driver):
         except Exception as error:
             lines = "".join(traceback.format_exception(error))
             event(self.log, "handler failed", level=logging.ERROR, reason=str(error), traceback=lines)
-            raise QueueError(f"a handler failed: {type(error).__name__}") from error
+            raise HandlerFailed(f"a handler failed: {type(error).__name__}: {error}", lines) from error
 
     def took(self, draft: Draft, adds: Sequence[Add], ids: Sequence[str], **fields: Any) -> None:
         self.counters.count()
@@ -235,12 +247,16 @@ class DoorEngine(Driver):
             "accepted" if ids else "finished by a handler",
             id=ids[0] if ids else None,
             new=list(ids[1:]) or None,
-            to_queue=[add.queue for add in adds] or None,
+            to_queue=[_place(add) for add in adds] or None,
             sender=draft.envelope.sender,
             to=list(draft.envelope.addresses),
             size=len(draft.message),
             **fields,
         )
+
+
+def _place(add: Add) -> str:
+    return add.queue if add.area == "queue" else f"{add.area}/{add.queue}"
 
 
 def _draft(entry: Entry, draft: Draft) -> Draft:

@@ -16,7 +16,7 @@ Failures: ``OSError`` for what waiting can mend (a full disk), ``QueueError`` fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -90,11 +90,17 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """A new entry laid down by a commit. ``id`` is filled in by the backend and returned by ``commit``."""
+    """A new entry. Its id is made by the backend, and returned.
+
+    :param area: aside, for what a person is to look at.
+    :param records: lines that its history begins with.
+    """
 
     draft: Draft
     queue: str
     due_ns: int
+    area: Area = "queue"
+    records: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +210,51 @@ class Lease(Protocol):
         ...
 
 
+class Staging(Protocol):
+    """Where a door keeps new entries until what it took them from says that they are its own.
+
+    For mail that stays outside until a commit of the outside's own kind: a file that is moved, a mark in a journal.
+    The door stages, commits there, and publishes. A key names what was taken; it is any text. Methods are called from
+    any thread; those that meet a key at the same time are its caller's concern.
+
+    Guarantees: what ``stage`` returns from is durable and in no queue. ``publish`` happens wholly, once it has begun,
+    and once, whoever has to finish it. What a dead process staged is in ``staged`` of its successor: it knows by the
+    key whether the outside had committed.
+    """
+
+    door: str
+
+    def staged(self) -> Sequence[str]:
+        """The keys that are neither published nor dropped."""
+        ...
+
+    def stage(self, batch: Mapping[str, Sequence[Add]]) -> Mapping[str, tuple[str, ...]]:
+        """Makes the entries of these keys durable; their ids. Anything that was staged under one of the keys is dropped.
+
+        :raises QueueError: none is staged: no space, or a queue that is not there.
+        """
+        ...
+
+    def publish(self, keys: Collection[str]) -> None:
+        """Hands the entries of these keys to their queues. A key that is not staged is left out.
+
+        :raises OSError: not all of it is done; it can be called again.
+        """
+        ...
+
+    def drop(self, keys: Collection[str]) -> None:
+        """Takes the entries of these keys away, for good; of what has begun to be published, nothing. A key that is not
+        staged is left out.
+
+        :raises OSError: not all of it is done; it can be called again.
+        """
+        ...
+
+    def release(self) -> None:
+        """Lets another process have the door. What is staged stays."""
+        ...
+
+
 class Spool(Protocol):
     """All queues of a site."""
 
@@ -276,6 +327,15 @@ class Spool(Protocol):
 
     def holders(self, queue: str) -> Sequence[Holder]:
         """The live holders of a queue's ranges."""
+        ...
+
+    def staging(self, door: str, runner: str = "") -> Staging:
+        """Takes a door, once what its last holder had begun to publish is published.
+
+        :param door: a name as of a queue.
+        :param runner: who takes it, for people.
+        :raises LeaseHeld: a live process has it; the message names it. OSError, QueueError: not now.
+        """
         ...
 
     def explain(self, node: str, pid: int) -> None:

@@ -307,8 +307,8 @@ class FilesLease:
         now = self._clock.now_ns()
         children: list[Child] = []
         for add in hop.added:
-            sealed = seal(add.draft, now)
-            children.append(Child(sealed.id, add.queue, "queue", add.due_ns, sealed.parts))
+            sealed = seal(add.draft, now, records=add.records)
+            children.append(Child(sealed.id, add.queue, add.area, add.due_ns, sealed.parts))
         ids = tuple(child.id for child in children)
         parents = [Parent(claim.token, claim.entry.id) for claim in hop.finished]
         for one in hop.moved:

@@ -206,7 +206,8 @@ class Disk:
 
         Of several, what a runner has stays with it, and the caller hears of a failure: twice is better than lost.
         """
-        withdrawn = [self._withdrawn(one) for one in staged]
+        # The last first: where one name stands for the others, it is never there without them.
+        withdrawn = [self._withdrawn(one) for one in reversed(staged)]
         return not any(withdrawn)
 
     def _withdrawn(self, staged: Staged) -> bool:

@@ -11,24 +11,25 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.config import is_queue_name
-from qrunner.errors import CorruptEntry, QueueError
+from qrunner.errors import CorruptEntry, LeaseHeld, QueueError
 from qrunner.format import Claimant, history_line, parse_name, ready_name, seal
 from qrunner.message import Draft, Entry
 from qrunner.schedule import due_after
-from qrunner.slices import Range
+from qrunner.slices import WHOLE, Range
 from qrunner.switchboard import Add, Area, Holder, Ref, hands
 from qrunner.switchboard.claims import FilesLease
-from qrunner.switchboard.disk import Disk, Staged, append
+from qrunner.switchboard.disk import Disk, Staged, append, make_directories
 from qrunner.switchboard.hops import move
 from qrunner.switchboard.layout import Layout, ref_of
 from qrunner.switchboard.leases import is_live, live_holders, mark_explained, take
 from qrunner.switchboard.reading import names_in, open_path, read_path
+from qrunner.switchboard.staging import FilesStaging
 
 
 def boot_id() -> str:
@@ -80,26 +81,31 @@ class FilesSpool:
 
     def enqueue_all(self, adds: Sequence[Add]) -> tuple[str, ...]:
         now = self.clock.now_ns()
-        sealed = [seal(add.draft, now) for add in adds]
+        sealed = [seal(add.draft, now, records=add.records) for add in adds]
         staged: list[Staged] = []
         try:
-            self._check_ours()
-            # "in/../out" is a directory, and no queue.
-            if not all(is_queue_name(add.queue) for add in adds):
-                raise FileNotFoundError
-            self._check_space()
+            self.check(adds)
             for one, add in zip(sealed, adds, strict=True):
-                name = ready_name(add.due_ns, one.id)
-                staged.append(self.disk.stage(self.layout.place(add.queue, one.id), name, one.parts))
+                directory = self.layout.destination(add.area, add.queue, one.id)
+                staged.append(self.disk.stage(directory, ready_name(add.due_ns, one.id), one.parts))
             self.disk.publish(staged)
         except OSError as error:
             for file in staged:
                 file.withdraw()
                 file.close()
-            raise self._refusal(adds, error) from error
+            raise self.refusal(adds, error) from error
         return tuple(one.id for one in sealed)
 
-    def _refusal(self, adds: Sequence[Add], error: OSError) -> QueueError:
+    def check(self, adds: Iterable[Add]) -> None:
+        """:raises OSError, QueueError: nothing can be taken in, or not into these queues."""
+        self._check_ours()
+        # "in/../out" is a directory, and no queue.
+        if not all(is_queue_name(add.queue) for add in adds):
+            raise FileNotFoundError
+        self._check_space()
+
+    def refusal(self, adds: Iterable[Add], error: OSError) -> QueueError:
+        """What is said of an error to whoever wanted these to be accepted."""
         names = ", ".join(dict.fromkeys(add.queue for add in adds))
         if isinstance(error, FileNotFoundError):
             known = ", ".join(self.queues()) or "none"
@@ -213,7 +219,11 @@ class FilesSpool:
 
     def lease(self, queue: str, range: Range, runner: str, slice: int, *, max_crashes: int = 3) -> FilesLease:
         self.prepare([queue])
-        holder = Holder(
+        held = take(self.layout.leases(queue), self._holder(runner, slice, range))
+        return FilesLease(self.layout, self.disk, self.clock, queue, held, max_crashes, self.log)
+
+    def _holder(self, runner: str, slice: int, range: Range) -> Holder:
+        return Holder(
             node=self.node,
             pid=os.getpid(),
             boot=boot_id(),
@@ -224,12 +234,23 @@ class FilesSpool:
             since_ns=self.clock.now_ns(),
             range=range,
         )
-        held = take(self.layout.leases(queue), holder)
-        return FilesLease(self.layout, self.disk, self.clock, queue, held, max_crashes, self.log)
 
     def holders(self, queue: str) -> Sequence[Holder]:
         directory = self.layout.leases(queue)
         return live_holders(directory) if directory.is_dir() else []
+
+    def staging(self, door: str, runner: str = "") -> FilesStaging:
+        if not is_queue_name(door):
+            raise QueueError(f"{door!r} is no name for a door")
+        self._check_ours()
+        make_directories([self.layout.door(door), str(self.layout.door_leases(door))], self.disk)
+        leases = self.layout.door_leases(door)
+        try:
+            held = take(leases, self._holder(runner or door, 0, WHOLE))
+        except LeaseHeld:
+            holders = ", ".join(map(str, live_holders(leases))) or "a process that has just ended"
+            raise LeaseHeld(f"the door {door} is taken: {holders}") from None
+        return FilesStaging(self, door, held)
 
     def explain(self, node: str, pid: int) -> None:
         for queue in self.queues():

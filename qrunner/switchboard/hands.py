@@ -99,9 +99,9 @@ def _committed(
         if not adds:
             os.unlink(path)
             return (), None
-        sealed = [seal(add.draft, now_ns) for add in adds]
+        sealed = [seal(add.draft, now_ns, records=add.records) for add in adds]
         children = [
-            Child(one.id, add.queue, "queue", add.due_ns, one.parts)
+            Child(one.id, add.queue, add.area, add.due_ns, one.parts)
             for one, add in zip(sealed, adds, strict=True)
         ]
         txn = f"{ref.id}.{claimant.nonce}-{claimant.serial}"

@@ -77,7 +77,7 @@ class Hops:
         """
         intent = f"{txn}{INTENT}"
         files = [(f"{txn}.{number}", child.parts) for number, child in enumerate(children)]
-        files.append((intent, [self._intent(txn, children, parents)]))
+        files.append((intent, [self.intent(txn, children, parents)]))
         laid: list[str] = []
         try:
             for start in range(0, len(files), _TOGETHER):
@@ -112,8 +112,12 @@ class Hops:
             for one in staged:
                 one.close()
 
-    def _intent(self, txn: str, children: Sequence[Child], parents: Sequence[Parent]) -> bytes:
-        lines: list[dict[str, Any]] = [{"intent": 1, "steps": len(children) + len(parents)}]
+    def intent(self, txn: str, children: Sequence[Child], parents: Sequence[Parent], **head: Any) -> bytes:
+        """What an intent's file says.
+
+        :param head: what its first line says besides.
+        """
+        lines: list[dict[str, Any]] = [{"intent": 1, "steps": len(children) + len(parents), **head}]
         lines += [
             {"child": f"{txn}.{number}", "id": c.id, "queue": c.queue, "area": c.area, "due": c.due_ns}
             for number, c in enumerate(children)
@@ -126,12 +130,23 @@ class Hops:
             lines.append(line)
         return b"".join(history_line(line) for line in lines)
 
-    def roll_forward(self, intent: str) -> None:
-        """Does what a committed intent says, as far as it is not done yet; any number of times.
+    def roll_forward(self, *intents: str) -> None:
+        """Does what committed intents say, as far as it is not done yet; any number of times.
 
         :raises OSError: not all of it could be done; it can be called again.
         """
-        steps = _steps(intent)
+        touched = {directory for intent in intents for directory in self._carried_out(intent)}
+        self.disk.sync_directories(sorted(touched))
+        for intent in intents:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(intent)
+
+    def _carried_out(self, intent: str) -> set[str]:
+        """The directories in which something was changed."""
+        try:
+            steps = read_intent(intent)[1:]
+        except FileNotFoundError:
+            return set()  # it was carried out, and then something else failed
         touched: set[str] = set()
         for step in steps:
             if "child" in step:
@@ -139,9 +154,7 @@ class Hops:
         for step in steps:
             if "parent" in step:
                 touched.update(self._meet_fate(step))
-        self.disk.sync_directories(sorted(touched))
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(intent)
+        return touched
 
     def _hand_on(self, step: Mapping[str, Any]) -> str:
         target = self._target(step)
@@ -219,11 +232,12 @@ def is_ours(name: str) -> bool:
     return _OURS.match(name) is not None
 
 
-def _steps(intent: str) -> Sequence[Mapping[str, Any]]:
+def read_intent(intent: str) -> Sequence[Mapping[str, Any]]:
+    """An intent's lines, its head first. :raises CorruptEntry: it is not whole."""
     lines = parse_history(read_path(intent, LONGEST_TAIL))
     if not lines or lines[0].get("steps") != len(lines) - 1:
         raise CorruptEntry(f"the intent is not whole: {intent}")
-    return lines[1:]
+    return lines
 
 
 def move(source: str, directory: str, due_ns: int, id: str) -> str:

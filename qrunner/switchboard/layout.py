@@ -5,7 +5,8 @@
     QUEUE/<two digits>/<due>+<sha1>[.claimant]    an entry; QUEUE/ itself is looked at too
     QUEUE/.hops/                                  compound commits on their way
     {hold,shunt,bad}/QUEUE/…                      set aside; the folder keeps where an entry came from
-    .lease/QUEUE/…                                who owns which range
+    .door/DOOR/                                   what a door has staged, and nobody has published yet
+    .lease/QUEUE/…, .lease/.door/DOOR/…           who owns which range, and which door
 """
 
 from __future__ import annotations
@@ -53,6 +54,14 @@ class Layout:
         """The leases of a queue's ranges."""
         return Path(self.root, ".lease", queue)
 
+    def door(self, door: str) -> str:
+        """What a door has staged."""
+        return f"{self.root}/.door/{door}"
+
+    def door_leases(self, door: str) -> Path:
+        """Who has the door."""
+        return Path(self.root, ".lease", ".door", door)
+
     def directories(self, queue: str, area: Area = "queue", part: Range = WHOLE) -> list[str]:
         """Every directory in which entries of this range can lie."""
         if area != "queue":
@@ -63,7 +72,8 @@ class Layout:
         """The queues that are there, by the directories of their leases."""
         try:
             with os.scandir(f"{self.root}/.lease") as found:
-                return tuple(sorted(one.name for one in found if one.is_dir(follow_symlinks=False)))
+                names = [one.name for one in found if one.is_dir(follow_symlinks=False)]
+                return tuple(sorted(name for name in names if not name.startswith(".")))
         except FileNotFoundError:
             return ()
 

@@ -17,7 +17,7 @@ import dataclasses
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,8 @@ class MemorySpool:
         self._pids, self._tokens = itertools.count(1), itertools.count(1)
         self._explained: set[tuple[str, int]] = set()
         self._died_looking: list[MemoryLease] = []
+        self._staged: dict[str, dict[str, list[tuple[Sealed, Add]]]] = {}
+        self._doors: dict[str, MemoryStaging] = {}
 
     def prepare(self, queues: Sequence[str]) -> None:
         """Makes queues."""
@@ -106,12 +108,12 @@ class MemorySpool:
         :raises QueueError: there is no such queue.
         """
         now = self.clock.now_ns()
-        sealed = [seal(add.draft, now) for add in adds]
+        sealed = [seal(add.draft, now, records=add.records) for add in adds]
         with self._lock:
             for add in adds:
                 self._expect(add.queue)
             for one, add in zip(sealed, adds, strict=True):
-                self._lay_down(one, add.queue, add.due_ns)
+                self._lay_down(one, add)
         return tuple(one.id for one in sealed)
 
     def queues(self) -> tuple[str, ...]:
@@ -176,12 +178,12 @@ class MemorySpool:
             if kept is None:
                 return None
             adds = follow(kept.entry())
-            sealed = [seal(add.draft, self.clock.now_ns()) for add in adds]
+            sealed = [seal(add.draft, self.clock.now_ns(), records=add.records) for add in adds]
             for add in adds:
                 self._expect(add.queue)
             del self._kept[kept.id]
             for one, add in zip(sealed, adds, strict=True):
-                self._lay_down(one, add.queue, add.due_ns)
+                self._lay_down(one, add)
             return tuple(one.id for one in sealed)
 
     def lease(
@@ -203,6 +205,15 @@ class MemorySpool:
         """The live holders of a queue's ranges."""
         with self._lock:
             return tuple(lease.holder for lease in self._leases if lease.queue == queue)
+
+    def staging(self, door: str, runner: str = "") -> MemoryStaging:
+        """Takes a door. :raises LeaseHeld: somebody has it."""
+        with self._lock:
+            if (other := self._doors.get(door)) is not None:
+                raise LeaseHeld(f"the door {door} is taken: {other.runner}")
+            self._staged.setdefault(door, {})
+            self._doors[door] = staging = MemoryStaging(self, door, runner or door)
+            return staging
 
     def explain(self, node: str, pid: int) -> None:
         """What this process had in hand is not to blame for its death."""
@@ -229,10 +240,10 @@ class MemorySpool:
             raise FileNotFoundError(f"{claim.entry.id} is not in hand")
         return kept
 
-    def _lay_down(self, sealed: Sealed, queue: str, due_ns: int) -> None:
-        kept = _Kept(sealed.id, queue, due_ns, b"".join(sealed.parts))
+    def _lay_down(self, sealed: Sealed, add: Add) -> None:
+        kept = _Kept(sealed.id, add.queue, add.due_ns, b"".join(sealed.parts))
         self._kept[sealed.id] = kept
-        self._place(kept, queue, "queue", due_ns)
+        self._place(kept, add.queue, add.area, add.due_ns)
 
     def _place(self, kept: _Kept, queue: str, area: Area, due_ns: int) -> None:
         kept.queue, kept.area, kept.due_ns = queue, area, due_within(due_ns)
@@ -249,7 +260,7 @@ class MemorySpool:
         now = self.clock.now_ns()
         finished = [self._in_hand(claim, lease) for claim in hop.finished]
         moved = [self._moved(move, self._in_hand(move.claim, lease)) for move in hop.moved]
-        added = [(seal(add.draft, now), add) for add in hop.added]
+        added = [(seal(add.draft, now, records=add.records), add) for add in hop.added]
         for queue in (*(move.queue for move in hop.moved), *(add.queue for add in hop.added)):
             self._expect(queue)
         # Whatever can fail has been done by now, on copies; the rest can't, and nobody looks before it is over.
@@ -259,7 +270,7 @@ class MemorySpool:
             self._kept[kept.id] = kept
             self._place(kept, move.queue, move.area, move.due_ns)
         for sealed, add in added:
-            self._lay_down(sealed, add.queue, add.due_ns)
+            self._lay_down(sealed, add)
         return tuple(sealed.id for sealed, _ in added)
 
     def _moved(self, move: Move, kept: _Kept) -> _Kept:
@@ -460,3 +471,49 @@ class MemoryLease:
         except CorruptEntry:
             self._spool._place(kept, kept.queue, "bad", kept.due_ns)
             return None
+
+
+class MemoryStaging:
+    """A door of a ``MemorySpool``, until it is released."""
+
+    def __init__(self, spool: MemorySpool, door: str, runner: str) -> None:
+        self.door, self.runner = door, runner
+        self._spool = spool
+        self._kept = spool._staged[door]
+
+    def staged(self) -> Sequence[str]:
+        """The keys that are neither published nor dropped."""
+        with self._spool._lock:
+            return tuple(self._kept)
+
+    def stage(self, batch: Mapping[str, Sequence[Add]]) -> Mapping[str, tuple[str, ...]]:
+        """Keeps the entries of these keys; their ids. :raises QueueError: there is no such queue."""
+        now = self._spool.clock.now_ns()
+        with self._spool._lock:
+            for add in (add for adds in batch.values() for add in adds):
+                self._spool._expect(add.queue)
+            laid = {
+                key: [(seal(add.draft, now, records=add.records), add) for add in adds]
+                for key, adds in batch.items()
+            }
+            self._kept |= laid
+        return {key: tuple(sealed.id for sealed, _ in ones) for key, ones in laid.items()}
+
+    def publish(self, keys: Collection[str]) -> None:
+        """Hands the entries of these keys to their queues."""
+        with self._spool._lock:
+            for key in keys:
+                for sealed, add in self._kept.pop(key, ()):
+                    self._spool._lay_down(sealed, add)
+
+    def drop(self, keys: Collection[str]) -> None:
+        """Forgets the entries of these keys."""
+        with self._spool._lock:
+            for key in keys:
+                self._kept.pop(key, None)
+
+    def release(self) -> None:
+        """Lets another have the door; what is staged stays."""
+        with self._spool._lock:
+            if self._spool._doors.get(self.door) is self:
+                del self._spool._doors[self.door]

@@ -49,10 +49,10 @@ def key_of(message: bytes) -> str:
     return found[1].decode()
 
 
-def near(draft: Draft, arrival_ns: int) -> Sealed:
+def near(draft: Draft, arrival_ns: int, records: Sequence[Any] = ()) -> Sealed:
     """``seal``, with a nonce that makes the id begin with 00."""
     for number in itertools.count():
-        sealed = seal(draft, arrival_ns, nonce=f"{number:016x}")
+        sealed = seal(draft, arrival_ns, nonce=f"{number:016x}", records=records)
         if sealed.id.startswith("00"):
             return sealed
     raise AssertionError
@@ -62,7 +62,7 @@ def near(draft: Draft, arrival_ns: int) -> Sealed:
 def cornered() -> Iterator[None]:
     """While this lasts ids begin with 00, and the directories are those that ``lay_out`` made."""
     with ExitStack() as stack:
-        for module in ("files", "claims", "hands"):
+        for module in ("files", "claims", "hands", "staging"):
             stack.enter_context(patch(f"qrunner.switchboard.{module}.seal", near))
         stack.enter_context(patch.object(Layout, "prepare", lambda *_: None))
         yield

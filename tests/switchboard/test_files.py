@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from qrunner.errors import QueueError
-from qrunner.switchboard import Lease, Ref, Spool
+from qrunner.switchboard import Lease, Ref, Spool, Staging
 from qrunner.switchboard.claims import FilesLease
 from qrunner.switchboard.files import FilesSpool
+from qrunner.switchboard.staging import FilesStaging
 from qrunner.testing.clock import FakeClock
 from qrunner.testing.contract import DamageContract, draft
 
@@ -29,9 +30,10 @@ class TestFilesSpool(DamageContract):
     def make_spool(self, clock: FakeClock) -> Spool:
         return FilesSpool(self.root, clock, node="a", durable=False, site="test")
 
-    def kill(self, lease: Lease) -> None:
-        assert isinstance(lease, FilesLease)
-        lease.subscribe(None)
+    def kill(self, lease: Lease | Staging) -> None:
+        assert isinstance(lease, FilesLease | FilesStaging)
+        if isinstance(lease, FilesLease):
+            lease.subscribe(None)
         # A lock is all that the kernel takes from a process that dies.
         lease._held.lock.release()
 

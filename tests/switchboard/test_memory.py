@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qrunner.switchboard import Lease, Ref, Spool
-from qrunner.switchboard.memory import MemoryLease, MemorySpool
+from qrunner.switchboard import Lease, Ref, Spool, Staging
+from qrunner.switchboard.memory import MemoryLease, MemorySpool, MemoryStaging
 from qrunner.testing.clock import FakeClock
 from qrunner.testing.contract import DamageContract
 
@@ -12,9 +12,12 @@ class TestMemorySpool(DamageContract):
     def make_spool(self, clock: FakeClock) -> Spool:
         return MemorySpool(clock)
 
-    def kill(self, lease: Lease) -> None:
-        assert isinstance(lease, MemoryLease)
-        lease.abandon()
+    def kill(self, lease: Lease | Staging) -> None:
+        if isinstance(lease, MemoryStaging):
+            lease.release()
+        else:
+            assert isinstance(lease, MemoryLease)
+            lease.abandon()
 
     def damage(self, spool: Spool, ref: Ref) -> None:
         assert isinstance(spool, MemorySpool)
