@@ -39,6 +39,16 @@ class Room:
         """Whether no other session may begin."""
         return len(self._guests) >= self._max_guests
 
+    @property
+    def guests(self) -> int:
+        """Sessions that there are."""
+        return len(self._guests)
+
+    @property
+    def held(self) -> int:
+        """Bytes that they hold."""
+        return self._total
+
     def enter(self, guest: Guest) -> None:
         """A session begins."""
         self._guests.add(guest)

@@ -226,14 +226,14 @@ async def test_what_all_sessions_hold_is_bounded(tmp_path: Path) -> None:
         large = b"".join([b"x" * 70 + b"\r\n"] * 14_000)
         await first.begin("a@x")
         await first.send(large)
-        await until(lambda: door.runner.room._total > 900_000)
+        await until(lambda: door.runner.room.held > 900_000)
         await second.begin("b@x", "c@x")
         await second.send(large + b".\r\n")
         assert kinds(await second.replies(2)) == ["452 4.3.1"] * 2
         await first.send(large + b".\r\n")
         assert kinds(await first.replies(1)) == ["250 2.0.0"]
         assert door.messages() == [large * 2]
-        assert door.runner.room._total == 0
+        assert door.runner.room.held == 0
 
 
 async def test_more_connections_than_there_may_be_are_turned_away(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ async def test_who_says_a_byte_now_and_then_is_sent_away(tmp_path: Path, begin: 
         dripping = asyncio.create_task(drip())
         assert (await client.rest()).startswith("421 4.4.2 ")
         dripping.cancel()
-        await until(lambda: not door.runner.room._guests)
+        await until(lambda: not door.runner.room.guests)
         assert door.entries() == []
 
 
@@ -287,7 +287,7 @@ async def test_who_does_not_listen_is_not_listened_to(tmp_path: Path) -> None:
                     await client.send(b"RCPT TO:<a@x>\r\n" * 1000)
 
         talking = asyncio.create_task(chatter())
-        await until(lambda: not door.runner.room._guests)
+        await until(lambda: not door.runner.room.guests)
         talking.cancel()
 
 
@@ -309,7 +309,7 @@ async def test_a_client_that_leaves_while_its_message_is_taken_leaves_it_with_us
         plug = client.writer.get_extra_info("socket")
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.writer.transport.abort()
-        await until(lambda: not door.runner.room._guests)
+        await until(lambda: not door.runner.room.guests)
         with caplog.at_level(logging.INFO):
             may_go_on.set()
             await until(lambda: len(door.entries()) == 1)
@@ -404,8 +404,8 @@ async def test_rubbish_harms_nobody_and_nothing_comes_of_it(
     async with open_door(tmp_path) as door:
         for turn in range(10):
             await asyncio.gather(*(rave(door, random.Random(f"{turn} {number}")) for number in range(50)))
-        await until(lambda: not door.runner.room._guests)
-        assert (door.runner.room._total, door.entries()) == (0, [])
+        await until(lambda: not door.runner.room.guests)
+        assert (door.runner.room.held, door.entries()) == (0, [])
         assert kinds(await door.deliver(stuffed(MESSAGE), "a@x")) == ["250 2.0.0"]
     assert "failed" not in caplog.text
     assert "exception" not in caplog.text.lower()

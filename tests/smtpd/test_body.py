@@ -54,6 +54,8 @@ def test_nothing_but_crlf_dot_crlf_ends_a_message(end: bytes) -> None:
 
 
 @given(texts, st.integers(0, 20), st.lists(st.integers(1, 9), max_size=5))
+@example([], 0, [1])
+@example([b"From x", b"From x"], 13, [1])
 def test_the_limit_is_on_the_message_and_not_on_its_dots(
     parts: list[bytes], limit: int, sizes: list[int]
 ) -> None:
