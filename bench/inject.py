@@ -1,37 +1,46 @@
 """`qrunner-inject` as a process, 4 KB, file and directory synced, beside an interpreter that does nothing.
 
 A mail server starts one for every message, so what is measured is what it waits for: from fork to exit. The peer is
-`python3 -I -S -c pass`: less than that no program in Python can take.
+`python3 -I -S -c pass`: less than that no program in Python can take. The other peer is Postfix's `sendmail`, whose
+message is in the maildrop directory, synced, when it ends.
 
-Options: `--quick`, `--runs N`, `--size BYTES`, `--directory DIR` (on the file system to measure; default: a temporary
-one), `--json`.
+Options: `--quick`, `--runs N`, `--directory DIR` (on the file system to measure), `--json`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from interleaved import document, measure, table
+from rig.peers import postfix
+from rig.rounds import Claim, in_turns, options, report
+from rig.sinks import smtp_sink
 
 PROGRAM = Path(__file__).resolve().parent.parent / "bin" / "qrunner-inject"
 PYTHON = "/usr/bin/python3"
 PEER = "python3 -I -S -c pass"
+SENDMAIL = "Postfix's sendmail"
+SIZE = 4096
+CLAIM = Claim("pipe", "the pipe as a process, durable", "ms", at_most=1.7)
+BESIDE = Claim("pipe-sendmail", "the pipe as a process, beside sendmail", "ms", at_most=1.7)
 
 
 def main() -> int:
     """Measure and print."""
-    asked = options()
-    message = (b"Subject: a benchmark\n\n" + b"x" * 71 + b"\n") * asked.size
-    with tempfile.TemporaryDirectory(dir=asked.directory) as root, tempfile.TemporaryFile() as stdin:
+    asked = options(__doc__, runs=300, quick_runs=40)
+    message = (b"Subject: a benchmark\n\n" + b"x" * 71 + b"\n") * SIZE
+    with (
+        tempfile.TemporaryDirectory(dir=asked.directory) as root,
+        tempfile.TemporaryFile() as stdin,
+        smtp_sink() as sink,
+    ):
+        Path(root).chmod(0o755)
         for number in range(256):
             Path(root, "in", f"{number:02x}").mkdir(parents=True)
-        stdin.write(message[: asked.size])
+        stdin.write(message[:SIZE])
 
         def process(*command: str) -> None:
             stdin.seek(0)
@@ -39,28 +48,22 @@ def main() -> int:
 
         inject = [str(PROGRAM), "-Q", root, "-f", "ann@a.example", "--", "bob@b.example"]
         byte_code = compiled(root)
-        ways = {
-            PEER: lambda: process(PYTHON, "-I", "-S", "-c", "pass"),
-            "qrunner-inject": lambda: process(*inject),
-            "  the same as byte code": lambda: process(PYTHON, "-IS", byte_code, *inject[1:]),
-            "fsync of a file and its directory": lambda: sync(root, message[: asked.size]),
-        }
-        found = measure(ways, asked.runs)
-    print(json.dumps(document(found, PEER), indent=2) if asked.json else table(found, PEER))
-    return 0
-
-
-def options() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="qrunner-inject as a process.")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--runs", type=int)
-    parser.add_argument("--size", type=int, default=4096)
-    parser.add_argument("--directory")
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    asked.runs = asked.runs or (40 if asked.quick else 300)
-    return asked
+        with postfix(Path(root, "mta"), sink.port, delivers=False) as mta:
+            etc = str(mta.root / "etc")
+            ways = {
+                PEER: lambda: process(PYTHON, "-I", "-S", "-c", "pass"),
+                SENDMAIL: lambda: process(
+                    "/usr/sbin/sendmail", "-C", etc, "-i", "-f", "ann@a.example", "bob@b.example"
+                ),
+                "qrunner-inject": lambda: process(*inject),
+                "  the same as byte code": lambda: process(PYTHON, "-IS", byte_code, *inject[1:]),
+                "fsync of a file and its directory": lambda: sync(root, message[:SIZE]),
+            }
+            found = in_turns(ways, asked.runs)
+    report(CLAIM, {name: found[name] for name in found if name != SENDMAIL}, peer=PEER, asked=asked)
+    return report(
+        BESIDE, {name: found[name] for name in (SENDMAIL, "qrunner-inject")}, peer=SENDMAIL, asked=asked
+    )
 
 
 def compiled(root: str) -> str:

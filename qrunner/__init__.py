@@ -7,7 +7,7 @@ table and walks every import.
 ::
 
     programs   [inject]  master/*  child  ctl/*
-    jobs       maildir/*  runners/*
+    jobs       mailstore/*  maildir/*  runners/*
     engine     routing  site  runner  loading  engine/*  testing/*
     wings      switchboard/* | smtp/*
     values     message  format  fate  slices  schedule  match  bounce  report  verp  delivered  config/*

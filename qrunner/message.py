@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 OURS = "qrunner."
 SETTLED = frozenset({"delivered", "failed", "expired"})
+RELAYED = "relayed"
 
 _FIELD_NAME = re.compile(r"[!-9;-~]+\Z")
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
@@ -257,6 +258,25 @@ def still_owed(envelope: Envelope, history: Iterable[Mapping[str, Any]]) -> tupl
         elif what in SETTLED:
             settled.update(to for to in line.get("to", ()) if isinstance(to, str))
     return tuple(dict.fromkeys(a for a in envelope.addresses if a not in settled))
+
+
+def relayed(history: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Who got it over a host that reports no success, though the sender wants to hear of it and has not been told; each
+    with the line that says so."""
+    untold: dict[str, Mapping[str, Any]] = {}
+    for line in history:
+        addresses = [to for to in line.get("to", ()) if isinstance(to, str)]
+        if line.get("what") == "delivered" and line.get("relayed"):
+            untold.update(dict.fromkeys(addresses, line))
+        elif line.get("what") == RELAYED:
+            for address in addresses:
+                untold.pop(address, None)
+    return untold
+
+
+def notifies(notify: str, keyword: str) -> bool:
+    """Whether a recipient's NOTIFY has this keyword (RFC 3461 section 4.1)."""
+    return keyword in notify.upper().replace(" ", "").split(",")
 
 
 def header_block(message: bytes) -> bytes:

@@ -20,9 +20,9 @@ from hashlib import sha1
 from typing import Literal
 
 from qrunner.fate import Failure
-from qrunner.message import Draft, Entry, Envelope, Recipient, header_block
+from qrunner.message import Draft, Entry, Envelope, Recipient, header_block, notifies
 
-Action = Literal["failed", "delayed"]
+Action = Literal["failed", "delayed", "relayed"]
 
 RETURNED_MAX = 64 << 10
 EXPIRED_STATUS = "4.4.7"
@@ -33,14 +33,17 @@ _STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
 _SUBJECT: Mapping[Action, str] = {
     "failed": "Undelivered mail returned to sender",
     "delayed": "Delayed mail (still being tried)",
+    "relayed": "Mail passed on (its delivery can't be confirmed)",
 }
 _OPENING: Mapping[Action, str] = {
     "failed": "could not be delivered to:",
     "delayed": "could not yet be delivered to:",
+    "relayed": "was passed on for these, to a host that reports no success:",
 }
 _CLOSING: Mapping[Action, str] = {
     "failed": "It was given up for these recipients and will not be tried again.",
     "delayed": "It will be tried again; you need not send it again.",
+    "relayed": "You may hear of it again if it fails there.",
 }
 
 
@@ -64,17 +67,15 @@ class About:
 def wanted(entry: Entry, failures: Iterable[Failure], action: Action = "failed") -> tuple[Failure, ...]:
     """Those of the failures that the sender of the entry wants to hear of (RFC 3461 section 4.1).
 
-    None of them for the null sender. A recipient without NOTIFY is reported.
+    None of them for the null sender. A recipient without NOTIFY is reported, but not if all went well.
     """
     if not entry.sender:
         return ()
-    keyword = "FAILURE" if action == "failed" else "DELAY"
-    notify = {recipient.address: recipient.notify for recipient in entry.envelope.recipients}
-    return tuple(one for one in failures if _asks_for(notify.get(one.address, ""), keyword))
-
-
-def _asks_for(notify: str, keyword: str) -> bool:
-    return not notify or keyword in notify.upper().replace(" ", "").split(",")
+    keyword = {"failed": "FAILURE", "delayed": "DELAY", "relayed": "SUCCESS"}[action]
+    asked = {recipient.address: recipient.notify for recipient in entry.envelope.recipients}
+    by_default = action != "relayed"
+    found = ((one, asked.get(one.address, "")) for one in failures)
+    return tuple(one for one, notify in found if (notifies(notify, keyword) if notify else by_default))
 
 
 def is_last_word(entry: Entry, postmaster: str) -> bool:
@@ -104,6 +105,8 @@ def audience(
         hears of it, unless it was for him.
     """
     told = tuple(failures)
+    if action == "relayed" and (report != "sender" or not entry.sender):
+        return "", ()
     if report == "none" or (not entry.sender and (action == "delayed" or is_last_word(entry, postmaster))):
         return "", ()
     if not entry.sender or report == "postmaster":
@@ -111,24 +114,6 @@ def audience(
             one for one in told if entry.sender or one.address.lower() != postmaster.lower()
         )
     return entry.sender, wanted(entry, told, action)
-
-
-def report_on(
-    entry: Entry,
-    failures: Iterable[Failure],
-    *,
-    report: str,
-    hostname: str,
-    postmaster: str,
-    now_ns: int,
-    action: Action = "failed",
-) -> Draft | None:
-    """The report that a runner owes for failures of one attempt, or None if nobody is to hear of them.
-
-    Who hears is told by ``audience``.
-    """
-    to, told = audience(entry, failures, report=report, postmaster=postmaster, action=action)
-    return build(entry, told, to, About(hostname, now_ns, action)) if told else None
 
 
 def build(entry: Entry, failures: Iterable[Failure], to: str, about: About) -> Draft:
@@ -141,7 +126,7 @@ def build(entry: Entry, failures: Iterable[Failure], to: str, about: About) -> D
     parts = [
         _for_people(entry, told, to, about),
         _for_programs(entry, told, about),
-        _returned(entry),
+        _returned(entry, whole=about.action == "failed"),
     ]
     key = b"\n".join([entry.id.encode(), b"%d" % about.now_ns, *parts])
     boundary = _boundary(key, parts)
@@ -239,6 +224,8 @@ def _per_recipient(failure: Failure, recipient: Recipient, about: About) -> list
 
 def _status(failure: Failure, action: Action) -> str:
     """A failed recipient has a status of class 5, unless its time ran out (RFC 3463 section 3.5)."""
+    if action == "relayed":
+        return failure.status if failure.status.startswith("2.") else "2.0.0"
     if _STATUS.match(failure.status) and (action == "delayed" or not failure.status.startswith("2")):
         return failure.status
     return EXPIRED_STATUS if failure.expired or action == "delayed" else "5.0.0"
@@ -264,9 +251,9 @@ def _xtext(text: str) -> str:
     return _HEXCHAR.sub(lambda found: chr(int(found[1], 16)), text)
 
 
-def _returned(entry: Entry) -> bytes:
-    """The last part: the original's headers, or all of it."""
-    if entry.envelope.ret.upper() == "FULL" and len(entry.message) <= RETURNED_MAX:
+def _returned(entry: Entry, *, whole: bool) -> bytes:
+    """The last part: the original's headers, or all of it; of what has not failed never (RFC 3461 section 4.3)."""
+    if whole and entry.envelope.ret.upper() == "FULL" and len(entry.message) <= RETURNED_MAX:
         return _part("message/rfc822", _lines(entry.message))
     head = header_block(entry.message)
     if len(head) > RETURNED_MAX:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Writes into the history of entries in hand."""
+    """What a runner tells of entries in hand: lines for their history, and that they wait for somebody else."""
 
     async def note(self, entry: Entry, record: Mapping[str, Any], *, sync: bool = False) -> None:
         """Adds a line to the entry's history; returns when it is written (``sync``: on stable storage).
@@ -36,6 +36,11 @@ class Progress(Protocol):
 
     def jot(self, entry: Entry, record: Mapping[str, Any]) -> None:
         """``note``, for one who must not be held up between two steps: written when it returns. Raises as ``note``."""
+        ...
+
+    def waits(self, entry: Entry) -> None:
+        """From now on it only waits for somebody who is silent, and another entry may be claimed in its place; up to as
+        many again as ``concurrency``, so that twice as many are in hand at most."""
         ...
 
 

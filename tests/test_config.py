@@ -300,6 +300,14 @@ WRONG = [
     ('[runner.x]\nclass = "incoming"', "1: runner.x.next: is missing"),
     ('[runner.x]\nclass = "incoming"\nnext = "x"', '3: runner.x.next: "x" is its own queue'),
     (
+        '[runner.x]\nclass = "fanout"\nsubscribers = { x = {} }',
+        '3: runner.x.subscribers: "x" is its own queue',
+    ),
+    (
+        '[runner.x]\nclass = "fanout"\nsubscribers = { y = {} }\n[runner.y]\nclass = "incoming"\nnext = "x"',
+        "3: runner.x.subscribers: mail goes round for ever (x → y → x), expected an end",
+    ),
+    (
         '[runner.x]\nclass = "incoming"\nnext = "outpit"\n[runner.output]\nclass = "incoming"\nnext = "z"',
         '3: runner.x.next: no runner serves a queue "outpit", did you mean "output"?',
     ),
@@ -310,8 +318,8 @@ WRONG = [
     ('[runner.x]\nclass = "command"\ncommand = ["a"]\nlisten = "b"', "4: runner.x.listen: unknown key"),
     ('[runner.x]\nclass = "bounce"', "1: runner.x.hook: is missing"),
     (
-        '[runner.x]\nclass = "fanout"\nsubscribers = { x = { sender = "/(/" } }',
-        "3: runner.x.subscribers.x.sender: ",
+        '[runner.x]\nclass = "fanout"\nsubscribers = { y = { sender = "/(/" } }',
+        "3: runner.x.subscribers.y.sender: ",
     ),
     (
         '[runner.y]\nclass = "m:C"\n[runner.x]\nclass = "lmtp"\nlisten = "0.0.0.0:24"\nnext = "y"',

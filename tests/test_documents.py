@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,28 @@ def test_the_reference_has_every_key_of_the_stock_runners() -> None:
         usual = {key: value.default for key, value in keys.items()}
         given = {key: cell for key, cell in found.get(name, {}).items() if key != "on_down"}
         assert differing(given, keys, usual) == [], name
+
+
+@pytest.mark.parametrize(
+    ("heading", "names"),
+    [
+        ("### Of a host, `[smtp.NAME]`", k.SMTP.keys()),
+        ('### Of the runner, `class = "outgoing"`', {*k.STOCK["outgoing"].keys, *k.HOSTS}),
+        ("### Of the schedule, `retry`", k.RETRY.keys()),
+    ],
+)
+def test_what_is_said_of_changing_a_key_has_them_all_with_the_defaults_of_the_reference(
+    heading: str, names: Iterable[str]
+) -> None:
+    part = (ROOT / "docs" / "DELIVERY.md").read_text("utf-8").split(f"\n{heading}\n", 1)[1].split("\n#", 1)[0]
+    found = dict(re.findall(r"^\| `([a-z_]+)` \| (.*?) \|", part, re.MULTILINE))
+    assert set(names) <= found.keys()
+    stock = {
+        row[1].strip("`"): row[-2] for row in rows("### Keys of stock runners") if row[0] == "`outgoing`"
+    }
+    every = documented("### [smtp.NAME]") | documented("### [runner.NAME]") | documented("### retry") | stock
+    every |= {"slices": "one", "concurrency": "20 for `outgoing`"}
+    assert {name: every[name] for name in found} == found
 
 
 def test_the_reference_has_every_key_of_virtual_queues() -> None:

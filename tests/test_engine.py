@@ -199,6 +199,31 @@ def test_no_more_than_concurrency_are_in_hand(tmp_path: Path) -> None:
     assert bench.where() == {}
 
 
+def test_who_only_waits_makes_room_for_another_and_twice_as_many_are_in_hand_at_most(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, "concurrency = 2")
+    bench.put(9)
+
+    class Waits(Runner):
+        async def dispose(self, entry: Entry) -> Fate:
+            self.desk.progress.waits(entry)
+            await enough.wait()
+            return Done()
+
+    enough = asyncio.Event()
+    engine = bench.engine(Waits)
+
+    async def story() -> None:
+        await until(lambda: engine.in_hand == 4)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert engine.in_hand == 4
+        enough.set()
+        await until(lambda: engine.processed == 9)
+
+    running(engine, story)
+    assert bench.where() == {}
+
+
 def test_plain_functions_run_in_threads_beside_one_another(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, "concurrency = 4")
     bench.put(4)

@@ -41,6 +41,11 @@ on_down = []
 """
 
 
+BALANCED = (
+    TEXT.replace('next = "out"', 'next = "mtas"') + "[balance.mtas]\nmembers = { out = 1, backoff = 1 }\n"
+)
+
+
 def plan(text: str) -> Plan:
     return Plan(parse(text, Path("/srv/site/etc/qrunner.toml")), "", Path())
 
@@ -62,6 +67,21 @@ def plan(text: str) -> Plan:
 def test_a_change_restarts_the_runners_that_it_is_about(old: str, new: str, restarted: str) -> None:
     assert old in TEXT
     before, after = plan(TEXT), plan(TEXT.replace(old, new))
+    changed = [name for name in before.config.runners if before.depends(name) != after.depends(name)]
+    assert sorted(changed) == restarted.split()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "restarted"),
+    [
+        ('smtp = ["mta1", "mta2"]', 'smtp = ["mta2"]', "backoff in out"),
+        ("port = 2525", "port = 2526", "backoff out"),
+    ],
+)
+def test_where_there_is_a_balance_everybody_has_to_know_the_hosts_of_its_members(
+    old: str, new: str, restarted: str
+) -> None:
+    before, after = plan(BALANCED), plan(BALANCED.replace(old, new))
     changed = [name for name in before.config.runners if before.depends(name) != after.depends(name)]
     assert sorted(changed) == restarted.split()
 

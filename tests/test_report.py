@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qrunner.fate import Failure
 from qrunner.message import Draft, Entry, Envelope, Recipient
-from qrunner.report import RETURNED_MAX, About, audience, build, report_on, wanted
+from qrunner.report import RETURNED_MAX, About, audience, build, wanted
 
 NOW_NS = 1_795_000_000 * 10**9
 ORIGINAL = b"From: a@example.org\r\nSubject: =?utf-8?q?odd?=\r\nX-Odd: \xff\xfe\r\n\r\nthe body\r\n"
@@ -228,14 +228,8 @@ def test_nobody_is_told_where_none_is_configured() -> None:
 
 
 def _on(of: Entry, report: str, *failures: Failure) -> Draft | None:
-    return report_on(
-        of,
-        failures or [GONE],
-        report=report,
-        hostname="h.example",
-        postmaster="pm@example.org",
-        now_ns=NOW_NS,
-    )
+    to, told = audience(of, failures or [GONE], report=report, postmaster="pm@example.org")
+    return build(of, told, to, About("h.example", NOW_NS)) if told else None
 
 
 @given(

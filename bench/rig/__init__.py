@@ -7,6 +7,8 @@ module          what it has
 ``sinks``       smtp-sink, and when its messages came
 ``peers``       a Postfix of the benchmark's own: configuration, queue and ports apart from the machine's
 ``sites``       a site of qrunner under its real master
+``hosts``       many SMTP hosts and a name server, some of which hang
+``runners``     runners of a site, each in a process that says what it has cost
 ``rounds``      ways measured in turns, their medians, and how they compare with the peer's
 ==============  ======================================================================================
 """

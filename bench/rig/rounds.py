@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
+
+_WARM = 3
+_ROUNDS = 15
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,25 @@ def options(
     return asked
 
 
+def in_turns(ways: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
+    """Milliseconds of each call of each way. The ways take turns, so that what else the machine does falls on all."""
+    took_ms: dict[str, list[float]] = {name: [] for name in ways}
+    for run in range(-_WARM, runs):
+        for name, way in ways.items():
+            began_s = time.perf_counter()
+            way()
+            if run >= 0:
+                took_ms[name].append((time.perf_counter() - began_s) * 1e3)
+    return took_ms
+
+
 def report(
     claim: Claim, found: Mapping[str, Sequence[float]], *, peer: str, asked: argparse.Namespace
 ) -> int:
-    """Prints the medians, and each way's ratio to the peer: the median of the ratios of its rounds. Always 0."""
+    """Prints the medians, and each way's ratio to the peer: the median of the ratios of its rounds. Always 0.
+
+    With `--json`, one document on a line of its own.
+    """
     ways = [_way(name, figures, found[peer]) for name, figures in found.items()]
     if asked.json:
         print(
@@ -58,18 +78,21 @@ def report(
     width = max(map(len, found))
     print(f"{claim.work} ({claim.unit})")
     for way in ways:
-        low, high = min(way["figures"]), max(way["figures"])  # type: ignore[type-var]
-        print(
-            f"  {way['name']:{width}}  {way['median']:12.1f}   {low:.1f}..{high:.1f}   {way['ratio']:6.2f} x"
-        )
+        span = f"{way['from']:.1f}..{way['to']:.1f}"
+        print(f"  {way['name']:{width}}  {way['median']:10.1f}   {span:>20}   {way['ratio']:6.2f} x")
     return 0
 
 
-def _way(name: str, figures: Sequence[float], peer: Sequence[float]) -> dict[str, object]:
+def _way(name: str, figures: Sequence[float], peer: Sequence[float]) -> dict[str, Any]:
+    # Of many short calls the medians are compared; of a few long rounds, each with the peer's of the same minute.
     rounds = [ours / theirs for ours, theirs in zip(figures, peer, strict=True)]
+    many = len(figures) > _ROUNDS
+    ratio = statistics.median(figures) / statistics.median(peer) if many else statistics.median(rounds)
+    tenths = statistics.quantiles(figures, n=10) if many else [min(figures), max(figures)]
     return {
         "name": name,
         "median": statistics.median(figures),
-        "figures": list(figures),
-        "ratio": statistics.median(rounds),
+        "from": tenths[0],
+        "to": tenths[-1],
+        "ratio": ratio,
     }

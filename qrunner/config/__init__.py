@@ -142,3 +142,7 @@ def _check_surroundings(config: Config, status: os.stat_result | None, root: Spo
         ):
             if file is not None:
                 access.check_readable(file, root.at("smtp", host.name, key).wrong)
+    for runner in config.runners.values():
+        if runner.class_name == "archive" and runner.settings["path"] is not None:
+            place = root.at("runner", runner.name, "path")
+            access.check_kind(runner.settings["path"], runner.settings["format"] != "mbox", place.wrong)

@@ -123,3 +123,11 @@ def check_readable(file: Path, wrong: Callable[[str], object]) -> None:
     """A file that will be needed: it had better be there now."""
     if not os.path.isfile(file):
         wrong(f"{file} is not there, expected a file")
+
+
+def check_kind(path: Path, is_folder: bool, wrong: Callable[[str], object]) -> None:
+    """What mail is to be written to: where something is already, it had better be of that kind."""
+    if is_folder and os.path.lexists(path) and not os.path.isdir(path):
+        wrong(f"{path} is not a folder, expected one, or nothing yet")
+    elif not is_folder and os.path.isdir(path):
+        wrong(f"{path} is a folder, expected a file, or nothing yet")

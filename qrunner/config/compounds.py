@@ -6,6 +6,7 @@ Readers like those of single values.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from qrunner.config import values as v
@@ -16,6 +17,8 @@ from qrunner.verp import delimiters
 
 # What a program's exit codes mean unless it is said otherwise: as of the MTA's pipe.
 EXITS = {0: "done", 75: "later"}
+# What a dated path may have of strftime's: numbers, in UTC, and nothing that depends on a language.
+DATES = "YymdHjGV%"
 
 
 def free_table(value: Any, spot: Spot) -> dict[str, Any]:
@@ -55,6 +58,21 @@ def command(value: Any, spot: Spot) -> tuple[str, ...]:
     """A program and its arguments; a program with a slash is a path like any other."""
     program, *rest = v.arguments(value, spot) or ("",)
     return (str(v.absolute(program, spot)) if "/" in program else program, *rest)
+
+
+def dated_path(value: Any, spot: Spot) -> Path:
+    """A path like any other, with parts of a date in it."""
+    path = v.path(value, spot)
+    check_dates(str(path))
+    return path
+
+
+def check_dates(text: str) -> None:
+    """Wrong, which is a ValueError: it has something of strftime's that is no number of a date."""
+    for directive in re.findall("%.?", text):
+        if directive == "%" or directive[1] not in DATES:
+            known = " ".join(f"%{one}" for one in DATES[:-1])
+            raise Wrong(f"{shown(directive)} is no part of a date, expected one of {known}, or %% for a %")
 
 
 def exits(value: Any, spot: Spot) -> dict[int, str]:

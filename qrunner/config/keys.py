@@ -154,14 +154,22 @@ STOCK: Mapping[str, Stock] = {
         }
     ),
     "archive": Stock(
-        {"format": Key(v.choice("mbox", "maildir", "eml"), "mbox"), "path": Key(v.path, required="a path")}
+        {
+            "format": Key(v.choice("mbox", "maildir", "eml"), "mbox"),
+            "path": Key(c.dated_path, required="a path"),
+        }
     ),
     "bounce": Stock({"hook": Key(v.function, required='"package.module:function"')}),
 }
 
-# A site's class may extend any stock one: it may say what that may say, and must say nothing.
+# A site's class may extend any stock one: it may say what that may say, and must say nothing. Of a name that several
+# have (``path``), the first one reads it: the least is asked of it.
 SITE_CLASS = Stock(
-    {name: Key(key.read, key.default) for stock in STOCK.values() for name, key in stock.keys.items()},
+    {
+        name: Key(key.read, key.default)
+        for stock in reversed([*STOCK.values()])
+        for name, key in stock.keys.items()
+    },
     delivers=True,
 )
 

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from qrunner.config.model import Config, RunnerConfig
 from qrunner.config.reading import Spot, nearest
+from qrunner.match import Match
 
 LAST_RESORT = "backoff"
 
@@ -20,6 +21,8 @@ def check(config: Config, root: Spot) -> None:
     _hosts_are_there(config, root)
     _not_to_itself(config, root)
     _no_circles(config, root)
+    _no_mail_goes_round(config, root)
+    _archives_are_outside(config, root)
 
 
 def _owners(config: Config) -> dict[str, str]:
@@ -73,7 +76,9 @@ def _hosts_are_there(config: Config, root: Spot) -> None:
 
 def _not_to_itself(config: Config, root: Spot) -> None:
     for runner in config.runners.values():
-        for key, queues in (("next", runner.next), ("on_down", runner.settings.get("on_down") or ())):
+        subscribers = [name for name, _ in runner.settings.get("subscribers") or ()]
+        on_down = runner.settings.get("on_down") or ()
+        for key, queues in (("next", runner.next), ("on_down", on_down), ("subscribers", subscribers)):
             if runner.queue in queues:
                 root.at("runner", runner.name, key).wrong(
                     f'"{runner.queue}" is its own queue, expected another'
@@ -100,6 +105,40 @@ def _choices(config: Config) -> dict[str, list[str]]:
     edges = {name: [member for member, _ in one.members] for name, one in config.balance.items()}
     edges |= {name: [rule.queue for rule in one.rules] for name, one in config.routes.items()}
     return {name: [to for to in edges[name] if to in edges] for name in edges}
+
+
+def _no_mail_goes_round(config: Config, root: Spot) -> None:
+    """Mail that is passed on, whatever it is, to where it comes from never ends; a fan-out on the way fills the disk."""
+    ways = _passes_on(config)
+    edges = {queue: [to for _, to in goes if to in ways] for queue, goes in ways.items()}
+    done: set[str] = set()
+    for queue in edges:
+        circle = _circle(queue, edges)
+        # To itself at once is said already.
+        if len(circle) > 1 and not done & set(circle):
+            done |= set(circle)
+            key = next(key for key, to in ways[queue] if to == circle[1])
+            text = f"mail goes round for ever ({' → '.join([*circle, circle[0]])}), expected an end to it"
+            root.at("runner", _owners(config)[queue], key).wrong(text)
+
+
+def _passes_on(config: Config) -> dict[str, list[tuple[str, str]]]:
+    """Queue → where all of its mail goes, with the key that says so, for runners without a handler to end it."""
+    return {
+        one.queue: [("next", to) for to in one.next if one.class_name == "incoming"]
+        + [("subscribers", to) for to, match in one.settings.get("subscribers", ()) if match == Match()]
+        for one in config.runners.values()
+        if one.class_name in ("incoming", "fanout") and not one.handlers
+    }
+
+
+def _archives_are_outside(config: Config, root: Spot) -> None:
+    for runner in config.runners.values():
+        path = runner.settings.get("path")
+        if runner.class_name == "archive" and path and path.is_relative_to(config.site.queue_dir):
+            root.at("runner", runner.name, "path").wrong(
+                f"{path} is inside queue_dir, expected a place of its own"
+            )
 
 
 def _circle(start: str, edges: Mapping[str, list[str]]) -> list[str]:

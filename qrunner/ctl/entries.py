@@ -1,4 +1,4 @@
-"""The verbs that change entries: ``hold release requeue delete bounce unshunt flush``.
+"""The verbs that change entries: ``hold release requeue delete unshunt flush``.
 
 ``hold`` is about what waits in queues, ``release`` about what is held, ``unshunt`` about what was shunted; each goes
 back to the queue that it came from. ``requeue`` and ``delete`` are about everything; of what is in ``bad`` only what
@@ -12,14 +12,11 @@ import itertools
 import click
 
 from qrunner.ctl.changes import Task, Terms, Verb, takes_terms
-from qrunner.ctl.context import say
 from qrunner.ctl.selectors import Selection
 from qrunner.errors import QueueError
-from qrunner.fate import Failure
-from qrunner.message import Draft, Entry
-from qrunner.report import report_on
+from qrunner.message import Draft
 from qrunner.site import Site
-from qrunner.switchboard import Add, Area, Ref
+from qrunner.switchboard import Area, Ref
 
 _NOT_BAD: tuple[Area, ...] = ("queue", "hold", "shunt")
 
@@ -116,44 +113,6 @@ def delete(ctx: click.Context, selection: Selection, terms: Terms) -> None:
     """End entries, for good; nobody is told."""
     task = Task.begin(ctx, selection, terms)
     ctx.exit(task.carry_out(Verb("delete", "deleted", task.site.spool.remove, searched=_NOT_BAD)))
-
-
-@click.command()
-@takes_terms
-@click.option("--reason", default="", metavar="TEXT", help="what the sender is told")
-@click.pass_context
-def bounce(ctx: click.Context, selection: Selection, terms: Terms, reason: str) -> None:
-    """End entries, each with a report to its sender about everybody who is still owed it.
-
-    Both happen, or neither. Who has asked not to be told is not; instead of the null sender it is the postmaster.
-    """
-    task = Task.begin(ctx, selection, terms)
-    text = reason or f"given up by the postmaster of {task.site.config.site.hostname}"
-
-    def act(ref: Ref) -> bool:
-        reports = task.site.spool.conclude(ref, lambda entry: _report(task.site, entry, text))
-        if reports == ():
-            say(f"{ref.id}: nobody is to be told of it")
-        return reports is not None
-
-    elsewhere = "it can't be read, so nobody can be told"
-    ctx.exit(task.carry_out(Verb("bounce", "bounced", act, _NOT_BAD, elsewhere)))
-
-
-def _report(site: Site, entry: Entry, text: str) -> tuple[Add, ...]:
-    """The report on an entry that is given up by hand. The sender is asked for, whatever the runner's ``report`` says."""
-    place, now = site.config.site, site.clock.now_ns()
-    draft = report_on(
-        entry,
-        [Failure(address, "5.0.0", text) for address in entry.recipients],
-        report="sender",
-        hostname=place.hostname,
-        postmaster=place.postmaster,
-        now_ns=now,
-    )
-    if draft is None:
-        return ()
-    return tuple(Add(part, queue, now) for queue, part in site.parts(place.report_queue, draft, now))
 
 
 @click.command()

@@ -44,7 +44,7 @@ VERBS: Mapping[str, Verb] = {
     "unshunt": Verb("qrunner.ctl.entries:unshunt", "shunted entries back to where they came from"),
     "requeue": Verb("qrunner.ctl.entries:requeue", "entries into a queue again, wherever they are"),
     "delete": Verb("qrunner.ctl.entries:delete", "end entries, for good"),
-    "bounce": Verb("qrunner.ctl.entries:bounce", "end entries, each with a report to its sender"),
+    "bounce": Verb("qrunner.ctl.bouncing:bounce", "end entries, each with a report to its sender"),
     "flush": Verb("qrunner.ctl.entries:flush", "make deferred entries due now"),
     "suspend": Verb("qrunner.ctl.suspending:suspend", "let a runner, queue, host or domain wait"),
     "resume": Verb("qrunner.ctl.suspending:resume", "let it go on"),

@@ -116,6 +116,10 @@ class DoorEngine(Driver):
         """As ``note``."""
         raise LookupError(f"the door {self.config.name} has no entry in hand")
 
+    def waits(self, entry: Entry) -> None:
+        """``Progress``: a door has no entry in hand. :raises LookupError: always."""
+        raise LookupError(f"the door {self.config.name} has no entry in hand")
+
     # Intake
 
     async def take(self, draft: Draft, **fields: Any) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The loop that drives a runner: claim, dispose, fate, commit.
 
-Guarantees: at most ``concurrency`` entries in hand; an entry leaves our hand by exactly one commit. A stop is not
-an error: what is in hand is finished within ``grace``, or put back as if it had not been claimed. What killed
+Guarantees: at most ``concurrency`` entries in hand, and as many again that only wait for somebody who is silent; an
+entry leaves our hand by exactly one commit. A stop is not an error: what is in hand is finished within ``grace``, or put back as if it had not been claimed. What killed
 its process runs alone until it is settled, or has lived for a while.
 
 Failures: a full or failing disk makes the runner ``waiting``; it keeps what it has in hand and tries again.
@@ -35,6 +35,8 @@ from qrunner.switchboard import Claim, Lease, Recovered, Ref
 _LEASE_RETRY_S = 1.0
 _TWIN_S = 1.0
 _BELLLESS_POLL_S = 2.0
+# Nothing is kept waiting by it: what comes rings, and is claimed after a look.
+_IDLE_LOOK_S = 3.0
 
 
 class Engine(Driver):
@@ -50,6 +52,7 @@ class Engine(Driver):
         self._concurrency = config.slices[slice].concurrency
         self._lease: Lease | None = None
         self._claims: dict[str, Claim] = {}
+        self._silent: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._deciding: set[asyncio.Task[Any]] = set()
         self._suspects = Suspects()
@@ -166,11 +169,13 @@ class Engine(Driver):
     async def step(self) -> bool:
         """Does all that is due now, to its end; whether that was anything. For a site in one process."""
         before = self.counters.processed
+        self._wake.clear()
         while await self._work():
-            if self._tasks:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-            else:
+            if not self._tasks:
                 break
+            # Until one of them has ended, or makes room for another.
+            await self._wake.wait()
+            self._wake.clear()
         return self.counters.processed > before
 
     async def _work(self) -> bool:
@@ -241,7 +246,8 @@ class Engine(Driver):
         """Until the next thing that comes by itself: a due time, the poll, a hook."""
         now = self.clock.monotonic_ns()
         # Sooner than anything else may come, an operator may want us to claim nothing, or to go on.
-        ends = [self._next_poll_ns, now + int(LOOK_S * 1e9)]
+        look_s = LOOK_S if self._holds or self._tasks else _IDLE_LOOK_S
+        ends = [self._next_poll_ns, now + int(look_s * 1e9)]
         if self._hooks.next_ns is not None:
             ends.append(self._hooks.next_ns)
         if self._trouble.is_on:
@@ -255,9 +261,13 @@ class Engine(Driver):
         return max(0.0, (min(ends) - now) / 1e9)
 
     def _has_room(self) -> bool:
-        if self._holds or len(self._tasks) >= self._concurrency:
+        if self._holds or not self._has_hands():
             return False
         return not self._suspects.waiting and not self._is_alone()
+
+    def _has_hands(self) -> bool:
+        """Whether one more may be in hand."""
+        return len(self._tasks) - min(len(self._silent), self._concurrency) < self._concurrency
 
     def _next_due_ns(self) -> int | None:
         return self.lease.next_due_ns()
@@ -280,7 +290,7 @@ class Engine(Driver):
         """Claims what is due, as much as there is room for."""
         if self._stopping.is_set() or self._trouble.is_on:
             return
-        while len(self._tasks) < self._concurrency and not self._is_alone():
+        while self._has_hands() and not self._is_alone():
             if self._suspects.waiting:
                 if self._tasks:
                     return
@@ -349,6 +359,7 @@ class Engine(Driver):
                 self._suspects.settle(id)
         finally:
             self._claims.pop(id, None)
+            self._silent.discard(id)
 
     async def _commit_or_shunt(self, claims: Sequence[Claim], verdict: Verdict) -> None:
         try:
@@ -391,6 +402,12 @@ class Engine(Driver):
     def jot(self, entry: Entry, record: Mapping[str, Any]) -> None:
         """``note``, without waiting."""
         self.lease.note(self._claims[entry.id], record)
+
+    def waits(self, entry: Entry) -> None:
+        """Another entry may be claimed in the place of this one (``Progress``)."""
+        if entry.id in self._claims:
+            self._silent.add(entry.id)
+            self._wake.set()
 
     async def commit(self, claims: Sequence[Claim], verdict: Verdict) -> tuple[str, ...]:
         """Commits, however long the disk takes to allow it; the ids of what was added."""

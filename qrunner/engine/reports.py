@@ -8,18 +8,21 @@ it stands in the log and that is all.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from qrunner.config import RunnerConfig
 from qrunner.fate import Failure, Later
 from qrunner.log import event
-from qrunner.message import Entry
+from qrunner.message import Entry, relayed
 from qrunner.report import About, Action, audience, build, is_last_word
 from qrunner.site import Site
 from qrunner.switchboard import Add
 
 WARNED = "warned"
+_STATUS = re.compile(r"2\d\d (2\.\d{1,3}\.\d{1,3})(?=\s|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,23 @@ class Reports:
         to, told = self._audience(entry, late, "delayed")
         return self._report(entry, to, told, "delayed") if told else None
 
+    def of_success(self, entry: Entry) -> tuple[tuple[Add, ...], list[str]]:
+        """What is added to the next commit because recipients got it from a host that reports no success, and who they
+        are. Each is asked for, so none is left out."""
+        untold = relayed(entry.history)
+        told = [self._passed_on(address, line) for address, line in untold.items()]
+        to, wanted = self._audience(entry, told, "relayed")
+        return self._report(entry, to, wanted, "relayed") if wanted else (), list(untold)
+
+    def _passed_on(self, address: str, line: Mapping[str, Any]) -> Failure:
+        """A recipient as a report names him, with the host's words."""
+        reply, name = str(line.get("reply") or ""), str(line.get("host") or "")
+        known = self.site.config.smtp.get(name)
+        status = _STATUS.match(reply)
+        return Failure(
+            address, status[1] if status else "2.0.0", reply, known.host if known and known.host else name
+        )
+
     def _audience(
         self, entry: Entry, failures: Sequence[Failure], action: Action
     ) -> tuple[str, tuple[Failure, ...]]:
@@ -60,7 +80,7 @@ class Reports:
 
     def _report(self, entry: Entry, to: str, told: Sequence[Failure], action: Action) -> tuple[Add, ...]:
         site, now = self.site.config.site, self.site.clock.now_ns()
-        said, left_out = self._sparing(entry, told, action, now)
+        said, left_out = (list(told), {}) if action == "relayed" else self._sparing(entry, told, action, now)
         if not said:
             return ()
         lifetime_ns = int(self.config.retry.lifetime_s * 1e9)

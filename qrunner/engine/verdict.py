@@ -19,7 +19,7 @@ from qrunner.engine import waits
 from qrunner.engine.reports import WARNED, Reports
 from qrunner.errors import PermanentFailure, QRunnerError, TemporaryFailure
 from qrunner.fate import Done, Failure, Forward, Hold, Later, Requeue, Settled
-from qrunner.message import Draft, Entry
+from qrunner.message import RELAYED, Draft, Entry
 from qrunner.schedule import checked_delay_s, delay_s, due_after, expired
 from qrunner.site import Site
 from qrunner.suspension import domain_of
@@ -186,6 +186,10 @@ class Judge:
             failures += over
         records += _failure_records(failures)
         added, given_up = self._reports.of_failures(claim.entry, failures), bounces(claim.entry, failures)
+        passed_on, to = self._reports.of_success(claim.entry)
+        added += passed_on
+        if to:
+            records.append({"what": RELAYED, "to": to})
         if later is None:
             what = "failed" if failures else "done"
             reason = settled.reason or "; ".join(dict.fromkeys(failure.text for failure in failures))
@@ -195,7 +199,7 @@ class Judge:
         warnings = self._late(claim.entry, later, waiting)
         if warnings is not None:
             records.append({"what": WARNED, "to": waiting})
-        return self._later(claim, later, records, added + (warnings or ()), given_up)
+        return self._later(claim, later, records, added + (warnings or ()), given_up, waiting)
 
     def _late(self, entry: Entry, later: Later, waiting: Sequence[str]) -> tuple[Add, ...] | None:
         """A delay warning, if it is time for one."""
@@ -211,6 +215,7 @@ class Judge:
         records: list[Mapping[str, Any]],
         added: tuple[Add, ...],
         given_up: tuple[Bounce, ...],
+        waiting: Sequence[str],
     ) -> Verdict:
         delay = later.delay_s
         if delay is None:
@@ -221,10 +226,21 @@ class Judge:
         elif waits.is_news(claim.entry.history, later.text):
             records.append({"what": waits.WAITS, "queue": self.config.queue, "reason": later.text})
         due = due_after(self.site.clock.now_ns(), max(_LEAST_S, checked_delay_s(delay)))
-        move = Move(claim, later.queue or self.config.queue, due, records=tuple(records))
+        goes = self._goes(claim.entry, later.queue, waiting)
         fields = {"delay_s": round(delay, 3), "status": later.status, "to_queue": later.queue}
         what = "deferred" if later.counts else "waits"
-        return Verdict(Hop((), (move,), added), what, later.counts, later.text, fields, given_up)
+        if len(goes) == 1:
+            hop = Hop((), (Move(claim, goes[0][0], due, records=tuple(records)),), added)
+        else:
+            parts = tuple(Add(_child(part, (claim.entry.id,)), queue, due) for queue, part in goes)
+            hop = Hop((claim,), (), parts + added)
+        return Verdict(hop, what, later.counts, later.text, fields, given_up)
+
+    def _goes(self, entry: Entry, queue: str | None, waiting: Sequence[str]) -> list[tuple[str, Entry]]:
+        """Where it waits. A route may send its recipients to different queues."""
+        if queue is None:
+            return [(self.config.queue, entry)]
+        return self.site.routing.resolve(queue, entry.replace(recipients=waiting))
 
     def _is_expired(self, entry: Entry) -> bool:
         return expired(self.config.retry, 0, self._age_ns(entry))

@@ -67,6 +67,12 @@ class Plan:
             {name: config.smtp.get(name) for names in hosts.values() for name in names},
             config.balance,
             config.routes,
+            # A balance leaves out those whose hosts are all down.
+            {
+                member: hosts_behind(config, member)
+                for one in config.balance.values()
+                for member, _ in one.members
+            },
         )
 
 

@@ -16,27 +16,32 @@ Configuration: ``smtp`` (of the runner or its slices), ``on_down``, ``defer_to``
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import random
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qrunner import verp
+from qrunner.engine.trouble import Trouble
 from qrunner.errors import ConfigError, PermanentFailure
-from qrunner.fate import Done, Failure, Fate, Hold, Later, Settled
+from qrunner.fate import Failure, Fate, Hold, Later, Settled
 from qrunner.message import Entry, Recipient, received_count
 from qrunner.runner import Desk, Runner
 from qrunner.schedule import delay_s
 from qrunner.smtp.channel import Dialer
 from qrunner.smtp.client import SmtpDialer
 from qrunner.smtp.delivery import Delivery
-from qrunner.smtp.living import hosts_behind, is_living
+from qrunner.smtp.lanes import LaneFull, Lanes
+from qrunner.smtp.living import SentOn, hosts_behind, is_living
 from qrunner.smtp.notes import Notes, grouped, in_doubt
 from qrunner.smtp.parts import deferrals, soonest
 from qrunner.smtp.pool import HostBusy, HostDown, Pool
 from qrunner.smtp.session import LOST_STATUS, Session
 from qrunner.smtp.turns import too_much
+from qrunner.suspension import domain_of
 
 if TYPE_CHECKING:
     from qrunner.smtp.direct import Direct
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
 _MAX_HOPS = 50
 _OURS_S = 5.0
 _AT_ONCE_S = 0.1
+_SILENT_S = 2.0
 
 
 class OutgoingRunner(Runner):
@@ -59,7 +65,11 @@ class OutgoingRunner(Runner):
         self._verp: str = settings.get("verp") or ""
         self._max_hops: int = settings.get("max_hops") or _MAX_HOPS
         self._config = desk.site.config
+        # A domain that a host of ours takes its time for does not get every place; one for which all goes well does.
+        places = desk.slice_config.concurrency
+        self._lanes = Lanes(places, first=(places + 1) // 2)
         self._pool: Pool | None = None
+        self._sent_on, self._trouble = SentOn(self.clock), Trouble(self.clock)
         self._direct: Mapping[str, Direct] = {}
 
     @property
@@ -76,6 +86,7 @@ class OutgoingRunner(Runner):
         self._board = dialer.board(self._config.site.state_dir / "host")
         self._pool = Pool(self._config.smtp, dialer, self._board, self.clock, self.log)
         by_mx = [name for name in self._hosts if self._config.smtp[name].mode == "mx"]
+        self._pool.look_after([name for name in self._hosts if name not in by_mx])
         finder = dialer.finder() if by_mx else None
         if finder is not None:
             self._direct = {name: self._direct_by(name, dialer, finder) for name in by_mx}
@@ -109,7 +120,7 @@ class OutgoingRunner(Runner):
     async def dispose(self, entry: Entry) -> Fate | Settled:  # type: ignore[override]
         """Delivers to everybody who is owed."""
         if not entry.recipients:
-            return Done("everybody has it")
+            return Settled(reason="everybody has it")
         if (hops := received_count(entry.message)) > self._max_hops:
             raise PermanentFailure(f"{hops} Received: lines: the message is in a mail loop", status="5.4.6")
         doubt = in_doubt(entry)
@@ -167,18 +178,22 @@ class OutgoingRunner(Runner):
         known = {recipient.address: recipient for recipient in entry.envelope.recipients}
         recipients = [known.get(address, Recipient(address)) for address in owed]
         tried: set[str] = set()
-        busy: HostBusy | None = None
+        busy: HostBusy | LaneFull | None = None
         while (name := self._choose(entry, tried)) is not None:
             tried.add(name)
             try:
-                return await self._over(name, entry, recipients, unchanged=unchanged)
+                fate = await self._over(name, entry, recipients, unchanged=unchanged)
+                self._trouble.end()
+                return fate
             except HostDown:
                 continue
-            except HostBusy as error:
+            except (HostBusy, LaneFull) as error:
                 busy = error
             except OSError as error:
                 # The history can't be written, or there are no descriptors left: no end of a message was sent.
-                return _wait(f"this machine: {error}", _OURS_S * (1 + random.random()))
+                self._trouble.meet()
+                wait_s = max(_OURS_S, self._trouble.next_s)
+                return _wait(f"this machine: {error}", wait_s * (1 + random.random()))
         if busy is not None:
             return _wait(str(busy), busy.delay_s)
         return self._away(entry, unchanged=unchanged)
@@ -199,14 +214,20 @@ class OutgoingRunner(Runner):
     async def _over(
         self, name: str, entry: Entry, recipients: Sequence[Recipient], *, unchanged: bool
     ) -> Fate | Settled:
-        """:raises HostDown, HostBusy, OSError: nobody was delivered to."""
+        """:raises HostDown, HostBusy, LaneFull, OSError: nobody was delivered to."""
         if name in self._direct:
             return await self._to_their_own(self._direct[name], entry, recipients, unchanged=unchanged)
-        notes = self._notes(entry, name)
-        delivery = await self._session(notes, recipients, fresh=False)
-        if delivery.stale:
-            # The host had ended a session that waited; that is no news about it, nor about the entry.
-            delivery = await self._session(notes, recipients, fresh=True)
+        notes, lane = self._notes(entry, name), self._lanes.lane(_destination(name, recipients))
+        await lane.enter()
+        began_s = time.monotonic()
+        try:
+            delivery = await self._session(notes, recipients, fresh=False)
+            if delivery.stale:
+                # The host had ended a session that waited; that is no news about it, nor about the entry.
+                delivery = await self._session(notes, recipients, fresh=True)
+            lane.learn(time.monotonic() - began_s, well=not (delivery.lost or delivery.slower))
+        finally:
+            lane.leave()
         return self._settled(notes, delivery)
 
     async def _session(self, notes: Notes, recipients: Sequence[Recipient], *, fresh: bool) -> Delivery:
@@ -250,13 +271,17 @@ class OutgoingRunner(Runner):
     async def _to_their_own(
         self, direct: Direct, entry: Entry, recipients: Sequence[Recipient], *, unchanged: bool
     ) -> Fate | Settled:
-        """Each recipient to its domain's hosts."""
-        parts = await direct.deliver(
-            entry,
-            recipients,
-            lambda host: self._notes(entry, host),
-            verp=verp.wanted(self._verp, entry.meta),
-        )
+        """Each recipient to its domain's hosts. One that is silent must not keep us from the others."""
+        alarm = asyncio.get_running_loop().call_later(_SILENT_S, self.desk.progress.waits, entry)
+        try:
+            parts = await direct.deliver(
+                entry,
+                recipients,
+                lambda host: self._notes(entry, host),
+                verp=verp.wanted(self._verp, entry.meta),
+            )
+        finally:
+            alarm.cancel()
         failures = tuple(one for part in parts for one in part.failed)
         waiting = [one for part in parts for one in part.waiting]
         doubtful = [one for part in parts for one in part.doubtful]
@@ -306,7 +331,7 @@ class OutgoingRunner(Runner):
             return _wait("no host is up", _AT_ONCE_S)
         queues = [queue for queue in self._on_down if queue != self.queue]
         for queue in queues:
-            if is_living(self._config, self._board, queue):
+            if is_living(self._config, self._board, queue) and self._sent_on.again(entry.id):
                 return entry.forward(queue)
         if queues:
             hosts = hosts_behind(self._config, queues[-1])
@@ -319,6 +344,14 @@ class OutgoingRunner(Runner):
     def _news_of(self, name: str) -> str:
         health = self.pool.health(name)
         return str(health.suspension or f"{name}: {'suspended' if health.suspended else health.last_error}")
+
+
+def _destination(host: str, recipients: Sequence[Recipient]) -> str:
+    """What a delivery may crowd others out by: its host, and the domain behind that. Entries for several domains are one
+    destination together."""
+    domain = domain_of(recipients[0].address)
+    alone = len(recipients) == 1 or all(domain_of(one.address) == domain for one in recipients)
+    return f"{domain} at {host}" if alone else host
 
 
 def _with_the_rest(fate: Fate | Settled, tried: Sequence[str], rest: Later) -> Fate | Settled:

@@ -64,7 +64,8 @@ class Berth:
 
     ``full_until_s``: all seats were found taken, and are not asked for again before. ``gave_s``: when one was last
     given up to another process. ``paced_until_s``: its rate allows no message before. All on the loop's clock.
-    ``welcome``: it has let this process in before. ``slowly``: it was not up to several commands at once.
+    ``welcome``: it has let this process in before. ``slowly``: it was not up to several commands at once. ``turned_away``:
+    how often in a row it has asked for less when there was nothing; until ``closed_until_ns``, monotonic, it is left alone.
     """
 
     host: HostConfig
@@ -76,6 +77,8 @@ class Berth:
     paced_until_s: float = 0.0
     welcome: bool = False
     slowly: bool = False
+    turned_away: int = 0
+    closed_until_ns: int = 0
     door: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def next_waiter(self, *, for_idle: bool) -> Waiter | None:

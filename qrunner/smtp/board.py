@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Protocol
 
 from filelock import FileLock, Timeout
@@ -41,6 +42,7 @@ WANTED_S = 2.0
 _POLL_S = 0.001
 # What is asked for with every message is looked for only so often.
 _LOOK_S = 0.02
+_SEEN = 10_000
 
 
 class Seat(Protocol):
@@ -110,6 +112,8 @@ class FileBoard:
         now_s = time.monotonic()
         seen = self._seen.get(name)
         if seen is None or now_s >= seen[0]:
+            if len(self._seen) >= _SEEN:
+                self._seen.clear()
             self._seen[name] = seen = (now_s + _LOOK_S, self.look(name))
         return seen[1]
 
@@ -126,14 +130,15 @@ class FileBoard:
         return next((one for one in those if one.is_on(time.time_ns())), None)
 
     def _read(self, name: str) -> Health:
-        path = self._folder / f"{name}.json"
+        path = f"{self._folder}/{name}.json"
         try:
-            stat = path.stat()
+            stat = os.stat(path)
             mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
             if name in self._known and self._known[name][0] == mark:
                 return self._known[name][1]
-            value = json.loads(path.read_bytes())
-        except (OSError, ValueError):
+            # Of a FIFO the reading would never end.
+            value = json.loads(Path(path).read_bytes()) if S_ISREG(stat.st_mode) else None
+        except (OSError, ValueError, RecursionError):
             return Health(name)
         health = Health.of_json(name, value) if isinstance(value, dict) else Health(name)
         self._known[name] = (mark, health)
@@ -197,7 +202,7 @@ class FileBoard:
 
     def wanted(self, name: str) -> bool:
         try:
-            asked_ns = (self._folder / f"{name}.want").stat().st_mtime_ns
+            asked_ns = os.stat(f"{self._folder}/{name}.want").st_mtime_ns
         except OSError:
             return False
         return asked_ns != self._my_wants.get(name) and abs(time.time_ns() - asked_ns) < WANTED_S * 1e9

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 PIECE = 64 << 10
 _QUIT_S = 5.0
+_NEXT_ADDRESS_S = 2.0
 _VERBS = frozenset({b"EHLO", b"HELO", b"MAIL", b"RCPT", b"DATA", b"RSET"})
 _FAMILIES = {"any": socket.AF_UNSPEC, "ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 _OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -145,7 +146,7 @@ class SmtpChannel:
         """STARTTLS and the handshake. :raises HostFailure: refused, or it failed; the channel is closed."""
         try:
             await self._protocol.start_tls(
-                context, server_hostname=self._host.host, timeout=self._host.command_timeout_s
+                context, server_hostname=_peer(self._host), timeout=self._host.command_timeout_s
             )
         except (SMTPException, OSError, ValueError) as error:
             self.abort()
@@ -294,8 +295,10 @@ async def _connected(host: HostConfig, address: str, context: ssl.SSLContext | N
                 host.port,
                 family=_FAMILIES.get(host.family, socket.AF_UNSPEC),
                 local_addr=(host.source_address, 0) if host.source_address else None,
+                # Of several addresses one that swallows everything must not use up all the time (RFC 8305).
+                happy_eyeballs_delay=_NEXT_ADDRESS_S,
                 ssl=context,
-                server_hostname=host.host if context else None,
+                server_hostname=_peer(host) if context else None,
             )
     except TimeoutError as error:
         raise HostFailure(f"connect to {_place(host, address)}: timed out") from error
@@ -304,6 +307,11 @@ async def _connected(host: HostConfig, address: str, context: ssl.SSLContext | N
             raise
         raise HostFailure(f"connect to {_place(host, address)}: {error}") from error
     return protocol
+
+
+def _peer(host: HostConfig) -> str:
+    """What its certificate must name: a name as it is written there, without the dot that may end one in the DNS."""
+    return host.host.rstrip(".")
 
 
 def _place(host: HostConfig, address: str) -> str:

@@ -95,10 +95,14 @@ _NOTED: Mapping[Kind, str] = {
 
 def grouped(host: str, outcomes: Iterable[Outcome]) -> list[Mapping[str, Any]]:
     """Lines of history: one for all recipients that met the same."""
-    lines: dict[tuple[str, str], list[str]] = {}
+    lines: dict[tuple[str, str, bool], list[str]] = {}
     for outcome in outcomes:
-        lines.setdefault((_NOTED[outcome.kind], outcome.text), []).append(outcome.address)
-    return [{"what": what, "to": to, "host": host, "reply": text} for (what, text), to in lines.items()]
+        key = (_NOTED[outcome.kind], outcome.text, outcome.relayed)
+        lines.setdefault(key, []).append(outcome.address)
+    return [
+        {"what": what, "to": to, "host": host, "reply": text, **({"relayed": True} if relayed else {})}
+        for (what, text, relayed), to in lines.items()
+    ]
 
 
 def in_doubt(entry: Entry) -> tuple[str, tuple[str, ...]] | None:

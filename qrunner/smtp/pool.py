@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from qrunner.clock import Clock
@@ -32,6 +32,8 @@ SESSION_LIFE_S = 300.0
 _LOOK_S = 0.25
 _GIVE_S = 4.0
 _SLOW_S = 5.0
+_SLOW_MAX_S = 60.0
+_PROBES_S = 2.0
 
 
 class Pool:
@@ -51,7 +53,7 @@ class Pool:
         self._dialer, self._board, self._clock, self._log = dialer, board, clock, log
         self._turns = Turns(board)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._end = asyncio.Event()
 
     def health(self, name: str) -> Health:
         """What is known of a host."""
@@ -138,6 +140,7 @@ class Pool:
             health = self.health(berth.host.name)
             if not health.is_up:
                 return await self._probe(berth, health)
+            self._must_be_open(berth, health)
             seat = self._seat(berth, health)
             if seat is None:
                 handed = await self._turn(berth, fresh=fresh)
@@ -149,6 +152,12 @@ class Pool:
             except HostFailure as error:
                 failures += 1
                 await self._after_failure(berth, error, failures)
+
+    def _must_be_open(self, berth: Berth, health: Health) -> None:
+        """:raises HostBusy: the host wants no connection for a while, from however many messages."""
+        left_s = (berth.closed_until_ns - self._clock.monotonic_ns()) / 1e9
+        if left_s > 0:
+            raise HostBusy(health.last_error, left_s + max(_SLOW_S, _pause_s(berth)) * random.random())
 
     def _waiting(self, berth: Berth) -> Loan | None:
         """The connection that was used last, if the host has left it alone."""
@@ -200,6 +209,7 @@ class Pool:
             raise
         finally:
             berth.in_use -= 1
+        berth.turned_away = 0
         return Loan(channel, seat, self._now_s())
 
     async def _let_in(self, berth: Berth) -> Channel:
@@ -223,7 +233,9 @@ class Pool:
         health = self._counted(berth, error)
         if error.slow:
             if berth.in_use == 0:
-                raise HostBusy(error.text, _SLOW_S * (1 + random.random())) from error
+                berth.turned_away += 1
+                berth.closed_until_ns = self._clock.monotonic_ns() + round(_pause_s(berth) * 1e9)
+                self._must_be_open(berth, health)
             berth.full_until_s = self._now_s() + _LOOK_S
             return
         if not health.is_up:
@@ -280,6 +292,17 @@ class Pool:
         """Makes the probe beside the deliveries, for a host that has no mail waiting for it alone."""
         self._spawn(self._probe_alone(self._berths[name]))
 
+    def look_after(self, names: Sequence[str]) -> None:
+        """Makes the probes of these hosts when their time has come, whether or not there is mail for them: what is sent
+        elsewhere while a host is down would never find out that it is back."""
+        self._spawn(self._look_after_them(names))
+
+    async def _look_after_them(self, names: Sequence[str]) -> None:
+        while not self._end.is_set():
+            for name in filter(self.probe_due, names):
+                self.probe_soon(name)
+            await self._clock.wait(self._end, _PROBES_S * random.uniform(0.75, 1.25))
+
     async def _probe_alone(self, berth: Berth) -> None:
         try:
             loan = await self._probe(berth, self.health(berth.host.name))
@@ -311,7 +334,7 @@ class Pool:
 
     def _take_back(self, berth: Berth, loan: Loan) -> None:
         now_s = self._now_s()
-        if self._closed or not self._worth_keeping(berth, loan, now_s) or self._must_give(berth, now_s):
+        if self._end.is_set() or not self._worth_keeping(berth, loan, now_s) or self._must_give(berth, now_s):
             self._drop(berth, loan)
             return
         loan.idle_since_s = now_s
@@ -322,7 +345,7 @@ class Pool:
             self._drop(berth, loan)
         else:
             berth.idle.append(loan)
-            self._look_after(berth, loan)
+            self._keep(berth, loan)
 
     def _worth_keeping(self, berth: Berth, loan: Loan, now_s: float) -> bool:
         host = berth.host
@@ -346,7 +369,7 @@ class Pool:
         berth.gave_s, berth.full_until_s = now_s, now_s + 2 * _LOOK_S
         return True
 
-    def _look_after(self, berth: Berth, loan: Loan) -> None:
+    def _keep(self, berth: Berth, loan: Loan) -> None:
         """Ends the connection when it has waited long enough, or when another process needs its seat."""
         loop = asyncio.get_running_loop()
 
@@ -401,9 +424,14 @@ class Pool:
 
     async def close(self) -> None:
         """Ends every connection that waits; those that are lent out end when they come back."""
-        self._closed = True
+        self._end.set()
         for berth in self._berths.values():
             while berth.idle:
                 self._drop(berth, berth.idle.pop())
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def _pause_s(berth: Berth) -> float:
+    """How long to leave a host alone that has turned us away so often."""
+    return float(min(_SLOW_S * 2 ** min(berth.turned_away - 1, 16), _SLOW_MAX_S))

@@ -60,6 +60,7 @@ class Outcome:
     """What became of one recipient.
 
     ``text`` is the host's reply if it ``said`` so, else what happened instead; ``status`` is an enhanced code.
+    ``relayed``: the sender wants to hear of success, and will not from this host.
     """
 
     address: str
@@ -67,6 +68,7 @@ class Outcome:
     text: str
     status: str
     said: bool = False
+    relayed: bool = False
 
     @classmethod
     def of(cls, address: str, reply: Reply) -> Outcome:

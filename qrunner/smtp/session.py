@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from qrunner.message import Envelope, Recipient
+from qrunner.message import Envelope, Recipient, notifies
 from qrunner.smtp import wire
 from qrunner.smtp.channel import Channel, Lost
 from qrunner.smtp.delivery import Delivery, Witness
@@ -297,7 +297,15 @@ class Session:
             self._delivery.slower = True
             self._channel.close()
         self._answer(accepted, reply)
+        if reply.is_success and not self._channel.offer.has("DSN"):
+            self._relayed(accepted)
         await self._settled([self._delivery.outcomes[one] for one in accepted])
+
+    def _relayed(self, addresses: Sequence[str]) -> None:
+        """What RFC 3461 section 5.2.2 owes the sender if the host does not know of it."""
+        asking = {one.address for one in self._envelope.recipients if notifies(one.notify, "SUCCESS")}
+        for address in asking.intersection(addresses):
+            self._delivery.outcomes[address] = replace(self._delivery.outcomes[address], relayed=True)
 
     def _answer(self, addresses: Sequence[str], reply: Reply) -> None:
         for address in addresses:

@@ -13,13 +13,18 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TypeVar
 
+T = TypeVar("T")
 HIDDEN = ".new."
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 _NOREPLACE = 1
 _AT_FDCWD = -100
+# So many syncs in flight at a time: what comes while the file system commits shares its next commit.
+_IN_FLIGHT = 16
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -96,6 +101,8 @@ class Disk:
     """Writes and syncs; with ``durable`` off (tests) the syncs are left out."""
 
     durable: bool = True
+    # Its threads begin with the first syncs that go together.
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_IN_FLIGHT, "sync"))
 
     def stage(self, directory: str, name: str, parts: Sequence[bytes]) -> Staged:
         """Writes a file that nobody can see. Not synced; ``publish`` does that."""
@@ -151,6 +158,28 @@ class Disk:
         finally:
             os.close(fd)
 
+    def sync_files(self, fds: Sequence[int]) -> None:
+        """``sync_file`` of several, in flight together: the file system makes one commit of them, not one each.
+
+        :raises OSError: of the first that failed; all have been tried, none is on its way any more.
+        """
+        self._together(self.sync_file, fds)
+
+    def sync_directories(self, directories: Sequence[str]) -> None:
+        """``sync_directory`` of several, in flight together; errors as ``sync_files``."""
+        self._together(self.sync_directory, directories)
+
+    def _together(self, sync: Callable[[T], None], things: Sequence[T]) -> None:
+        if len(things) < 2 or not self.durable:
+            for thing in things:
+                sync(thing)
+            return
+        syncs = [self._pool.submit(sync, thing) for thing in things]
+        # All of them, whatever one says: whoever is told of a failure closes the files.
+        wait(syncs)
+        for one in syncs:
+            one.result()
+
     def publish(self, staged: Sequence[Staged]) -> None:
         """Makes files durable under their names. Any thread; callers at the same time share one write of the file
         system's journal, which is what a sync waits for.
@@ -160,12 +189,10 @@ class Disk:
         :raises OSError: none of these files has its name.
         """
         try:
-            for one in staged:
-                self.sync_file(one.fd)
+            self.sync_files([one.fd for one in staged])
             for one in staged:
                 one.link()
-            for directory in dict.fromkeys(one.directory for one in staged):
-                self.sync_directory(directory)
+            self.sync_directories(list(dict.fromkeys(one.directory for one in staged)))
         except BaseException as error:
             is_taken = self._taken(staged)
             if not (is_taken and isinstance(error, OSError)):

@@ -1,8 +1,8 @@
 """Compound commits: one to many, many to one, an entry and its report.
 
-Children are laid down under hidden names and synced. An intent, which names the parents with their fates and the
-children with their queues, is renamed into effect and synced: that is the commit. Then the children are renamed
-into their queues, the parents meet their fates, and the intent is unlinked.
+Children are written and synced, and with them an intent, which names the parents with their fates and the children
+with their queues. The children get hidden names, then the intent gets its own, and these are synced: that is the commit.
+Then the children are renamed into their queues, the parents meet their fates, and the intent is unlinked.
 
 Guarantees: wholly or not at all, and once, whichever instruction the process dies at and however fast the next
 runner is. A child is renamed, never linked: when its hidden name is gone it has been handed on, and is not made
@@ -21,12 +21,14 @@ from typing import Any
 
 from qrunner.errors import CorruptEntry
 from qrunner.format import LAST_DUE_NS, due_within, history_line, parse_history, ready_name
-from qrunner.switchboard.disk import Disk, append, rename_new
+from qrunner.switchboard.disk import Disk, Staged, append, rename_new
 from qrunner.switchboard.layout import Layout
 from qrunner.switchboard.reading import LONGEST_TAIL, read_path
 
 INTENT = ".intent"
 BROKEN = ".broken"
+# Files that are open at a time: a fan-out is synced in one go, and one into thousands keeps within its descriptors.
+_TOGETHER = 64
 _OURS = re.compile(
     r"(?P<txn>[0-9a-f]{40}\.(?P<nonce>[0-9a-f]+)-[0-9]+)(?P<what>\.[0-9]+|\.intent(?:\.broken)?)\Z"
 )
@@ -73,36 +75,48 @@ class Hops:
 
         :raises OSError: nothing was done.
         """
+        intent = f"{txn}{INTENT}"
+        files = [(f"{txn}.{number}", child.parts) for number, child in enumerate(children)]
+        files.append((intent, [self.intent(txn, children, parents)]))
         laid: list[str] = []
-        intent = f"{self.directory}/{txn}{INTENT}"
         try:
-            for number, child in enumerate(children):
-                laid.append(f"{self.directory}/{txn}.{number}")
-                self._lay(child, laid[-1])
-            temporary = self.disk.write_hidden(self.directory, [self.intent(txn, children, parents)])
-            laid.append(temporary)
-            os.rename(temporary, intent)
-            laid[-1] = intent
+            self.lay(files, laid)
             self.disk.sync_directory(self.directory)
         except BaseException:
-            if intent in laid and not _withdrawn(intent):
-                return intent
-            for path in laid:
+            if intent in laid and not _withdrawn(f"{self.directory}/{intent}"):
+                return f"{self.directory}/{intent}"
+            for name in laid:
                 with contextlib.suppress(OSError):
-                    os.unlink(path)
+                    os.unlink(f"{self.directory}/{name}")
             raise
-        return intent
+        return f"{self.directory}/{intent}"
 
-    def _lay(self, child: Child, path: str) -> None:
-        staged = self.disk.stage(self.directory, os.path.basename(path), child.parts)
+    def lay(self, files: Sequence[tuple[str, Sequence[bytes]]], laid: list[str]) -> None:
+        """Lays these files down, each synced before it has its name, and named in this order; adds to ``laid`` what has
+        one. The directory is not synced.
+
+        :raises OSError: what is in ``laid`` is there all the same.
+        """
+        for start in range(0, len(files), _TOGETHER):
+            self._lay(files[start : start + _TOGETHER], laid)
+
+    def _lay(self, files: Sequence[tuple[str, Sequence[bytes]]], laid: list[str]) -> None:
+        staged: list[Staged] = []
         try:
-            self.disk.sync_file(staged.fd)
-            staged.link()
+            for name, parts in files:
+                staged.append(self.disk.stage(self.directory, name, parts))
+            self.disk.sync_files([one.fd for one in staged])
+            for one in staged:
+                one.link()
+                laid.append(one.name)
         except BaseException:
-            staged.withdraw()
+            for one in staged:
+                if not one.linked:
+                    one.withdraw()
             raise
         finally:
-            staged.close()
+            for one in staged:
+                one.close()
 
     def intent(self, txn: str, children: Sequence[Child], parents: Sequence[Parent], **head: Any) -> bytes:
         """What an intent's file says.
@@ -128,8 +142,7 @@ class Hops:
         :raises OSError: not all of it could be done; it can be called again.
         """
         touched = {directory for intent in intents for directory in self._carried_out(intent)}
-        for directory in sorted(touched):
-            self.disk.sync_directory(directory)
+        self.disk.sync_directories(sorted(touched))
         for intent in intents:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(intent)

@@ -34,7 +34,7 @@ from qrunner.format import (
     seal,
     unanswered,
 )
-from qrunner.message import Draft, Entry
+from qrunner.message import Draft, Entry, relayed
 from qrunner.schedule import due_after
 from qrunner.slices import Range
 from qrunner.switchboard import Add, Area, Claim, Holder, Hop, Move, Recovered, Ref
@@ -302,7 +302,7 @@ class MemorySpool:
             self._place(kept, kept.queue, "bad", kept.due_ns)
             found.bad.append(kept.id)
             return
-        if entry.envelope.recipients and not entry.recipients:
+        if entry.envelope.recipients and not entry.recipients and not relayed(entry.history):
             del self._kept[kept.id]
             found.finished.append(kept.id)
             return

@@ -11,6 +11,7 @@ from qrunner.format import HEAD_SIZE, Name, Opened, lengths, open_file
 
 LONGEST_TAIL = 256 << 20
 # What waiting can mend says nothing about the file; everything else does.
+_PIECE = 1 << 20
 _TRY_AGAIN = frozenset({errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.EINTR, errno.ESTALE})
 
 
@@ -53,8 +54,18 @@ def _whole(fd: int, limit: int | None = None) -> bytes:
         raise CorruptEntry("it is not a regular file")
     if limit is not None and about.st_size > limit:
         raise CorruptEntry(f"it is longer than {limit} bytes")
-    with open(fd, "rb", buffering=0, closefd=False) as file:
-        return file.read()
+    return _read(fd, about.st_size)
+
+
+def _read(fd: int, size: int) -> bytes:
+    """All there is; a little more than the size is asked for, to see the end."""
+    data = os.read(fd, size + 1)
+    if not data or len(data) == size:
+        return data
+    parts = [data]
+    while part := os.read(fd, _PIECE):
+        parts.append(part)
+    return b"".join(parts)
 
 
 def open_path(path: str, queue: str, name: Name) -> Opened:
@@ -64,6 +75,9 @@ def open_path(path: str, queue: str, name: Name) -> Opened:
         about = os.fstat(fd)
         limit = None
         if stat.S_ISREG(about.st_mode):
+            if about.st_size <= _PIECE:
+                return open_file(queue, name, _read(fd, about.st_size))
+            # Before it is read: a stranger's file can be larger than our memory.
             json_len, message_len, _ = lengths(os.pread(fd, HEAD_SIZE, 0), about.st_size)
             limit = HEAD_SIZE + json_len + message_len + LONGEST_TAIL
         return open_file(queue, name, _whole(fd, limit))

@@ -20,7 +20,7 @@ from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry
 from qrunner.format import Claimant, Name, Opened, crash_marks, history_line, parse_name, unanswered
 from qrunner.log import visible
-from qrunner.message import SETTLED, Entry
+from qrunner.message import SETTLED, Entry, relayed
 from qrunner.switchboard import Claim, Recovered, hands
 from qrunner.switchboard.disk import HIDDEN, Disk, append, rename_new
 from qrunner.switchboard.hops import Hops, is_ours, move
@@ -191,7 +191,7 @@ class Recovery:
         if hop is not None and hop.get("claim") == os.path.basename(path) and hop.get("from") == self._queue:
             found.rolled += 1
             return functools.partial(self._onward, path, id, hop)
-        if entry.envelope.recipients and not entry.recipients:
+        if entry.envelope.recipients and not entry.recipients and not relayed(entry.history):
             # It owes nobody any more: its last outcome was written down, and then its claimant died.
             found.finished.append(id)
             return functools.partial(os.unlink, path)

@@ -101,6 +101,9 @@ def bare_site(clock: Clock, *queues: str) -> Site:
 class _Pad:
     """Where a runner's notes go: nobody asks for them."""
 
+    def waits(self, entry: Entry) -> None:
+        """Nothing else is claimed here."""
+
     async def note(self, entry: Entry, record: Mapping[str, Any], *, sync: bool = False) -> None:
         """Takes the note."""
 

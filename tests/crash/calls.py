@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Calls:
     names: list[str] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
     armed: bool = False
+    _one_by_one: threading.RLock = field(default_factory=threading.RLock)
 
     @contextmanager
     def watched(self) -> Iterator[Calls]:
@@ -80,7 +82,11 @@ class Calls:
         return call
 
     def step(self, name: str, *arguments: Any, **named: Any) -> None:
-        """One change is about to be made."""
+        """One change is about to be made; those of several threads, one after the other."""
+        with self._one_by_one:
+            self._step(name, *arguments, **named)
+
+    def _step(self, name: str, *arguments: Any, **named: Any) -> None:
         if name in ("rename", "replace", "renameat2"):
             self.touched.add(os.path.dirname(os.fspath(arguments[1])))
         elif name == "link":

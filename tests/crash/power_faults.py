@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class FailingDisk:
     at: int = 0
     count: int = 0
     failed: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def mounted(self) -> Iterator[FailingDisk]:
@@ -103,10 +105,11 @@ class FailingDisk:
     def _next(self, kind: str) -> int:
         if kind not in self.fault.calls:
             return 0
-        self.count += 1
-        if self.count == self.at or (self.at and self.count > self.at and self._goes_on):
-            self.failed.append(kind)
-            return self.fault.code
+        with self._lock:
+            self.count += 1
+            if self.count == self.at or (self.at and self.count > self.at and self._goes_on):
+                self.failed.append(kind)
+                return self.fault.code
         return 0
 
     @property

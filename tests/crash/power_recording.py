@@ -62,6 +62,8 @@ class Ledger:
                 self._names[inside] = self._new()
                 self.trace.operations.append(Name(inside, self._names[inside]))
             self._open[fd] = _Open(inside, self._names[inside], appends=bool(flags & os.O_APPEND))
+            if flags & os.O_TRUNC:
+                self.cut(fd, 0)
 
     def _new(self) -> int:
         self._files += 1
@@ -90,6 +92,12 @@ class Ledger:
         if one is not None and one.file is not None:
             self.trace.operations.append(Cut(one.file, size))
             self._sizes[one.file] = size
+
+    def cut_by_name(self, path: str, size: int) -> None:
+        inside = self.within(path)
+        if inside is not None:
+            self.trace.operations.append(Cut(self._names[inside], size))
+            self._sizes[self._names[inside]] = size
 
     def synced(self, fd: int) -> None:
         one = self._open.get(fd)
@@ -148,6 +156,8 @@ class Recorder:
             "close": lambda _, fd: ledger.closed(fd),
             "write": lambda count, fd, data: ledger.wrote(fd, bytes(data)[:count]),
             "ftruncate": lambda _, fd, size: ledger.cut(fd, size),
+            "truncate": lambda _, path, size: ledger.cut_by_name(os.fspath(path), size),
+            "lseek": lambda at, fd, *_: ledger.sought(fd, at),
             "fsync": lambda _, fd: ledger.synced(fd),
             "link": lambda _, source, target, *, dst_dir_fd=None, follow_symlinks=True: ledger.linked(
                 source, None, target, dst_dir_fd

@@ -24,9 +24,9 @@ from qrunner.message import Draft, Envelope
 from qrunner.slices import DIGITS, Range
 from qrunner.switchboard import Add, Claim, Hop, Move
 from qrunner.switchboard.claims import FilesLease
-from qrunner.switchboard.disk import Disk
+from qrunner.switchboard.disk import Disk, Staged
 from qrunner.switchboard.files import FilesSpool
-from qrunner.switchboard.hops import Hops
+from qrunner.switchboard.hops import INTENT
 from qrunner.switchboard.layout import Layout
 from qrunner.testing.clock import FakeClock
 from tests.crash.power_recording import Recorder
@@ -220,6 +220,13 @@ def one_to_three(site: Site) -> None:
     lease.commit(Hop((claim,), (), site.adds("a", "b", "c")))
 
 
+def one_to_twenty(site: Site) -> None:
+    lease, claim = site.claim("one")
+    children = [f"child{number}" for number in range(20)]
+    site.becomes([claim], *children)
+    lease.commit(Hop((claim,), (), site.adds(*children, queues=("out", "reports") * 10)))
+
+
 def three_to_one(site: Site) -> None:
     for key in ("one", "two", "three"):
         site.accept(key)
@@ -339,8 +346,15 @@ def recovery_of_compound_hops(site: Site) -> None:
     site.becomes([first], "a", "b", "c")
     with patch.object(lease, "_finish", lambda *_: None):
         lease.commit(Hop((first,), (), site.adds("a", "b", "c")))
+    link = Staged.link
+
+    def dies_at_the_intent(staged: Staged) -> None:
+        if staged.name.endswith(INTENT):
+            raise KeyboardInterrupt
+        link(staged)
+
     with (
-        patch.object(Hops, "intent", side_effect=KeyboardInterrupt),
+        patch.object(Staged, "link", dies_at_the_intent),
         patch.object(os, "unlink"),
         suppress(KeyboardInterrupt),
     ):
@@ -378,6 +392,7 @@ STORIES: tuple[Story, ...] = (
     content_changing_hop,
     content_changing_hop_after_a_delivery,
     one_to_three,
+    one_to_twenty,
     three_to_one,
     an_entry_and_its_report,
     a_report_beside_an_entry_that_waits,

@@ -12,8 +12,10 @@ import pytest
 
 from qrunner import Entry, Fate, Runner
 from qrunner.errors import QueueError
+from qrunner.runners.archive import ArchiveRunner
 from tests.crash.power_children import in_a_child, mount_ext4, mount_tmpfs, with_mounts_of_its_own
 from tests.driving import Bench, make_bench, running, until
+from tests.mailstore.letters import read
 
 COUNT = 60
 BODY = b"x" * 4096
@@ -151,6 +153,40 @@ def test_what_only_moves_needs_no_room(small_disk: Callable[[], Path]) -> None:
 
         running(engine, moved)
         assert bench.where() == {"other": 20}
+
+    in_a_child(story)
+
+
+@pytest.mark.parametrize("format", ["mbox", "maildir", "eml"])
+def test_an_archive_on_a_full_disk_has_nothing_in_part_and_is_whole_when_there_is_room(
+    small_disk: Callable[[], Path], format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qrunner.runners.archive._LATER_S", 0.1)
+
+    def story() -> None:
+        disk = small_disk()
+        bench = make_bench(tmp_path, f'format = "{format}"\npath = "{disk}/kept/all"\nconcurrency = 4')
+        put(bench, COUNT)
+        ballast = fill(disk)
+        # Room for some of them.
+        os.truncate(ballast, ballast.stat().st_size - 12 * len(BODY))
+        engine = bench.engine(ArchiveRunner)
+
+        def kept() -> list[bytes]:
+            return read(format, disk / "kept" / "all")
+
+        async def full_and_freed() -> None:
+            await until(lambda: any(entry.history for entry in bench.entries("in")), "the first that waits")
+            assert len(kept()) < COUNT
+            assert all(message.rstrip(b"\n").endswith(BODY) for message in kept())
+            ballast.unlink()
+            await until(lambda: not bench.where(), "the drain")
+
+        running(engine, full_and_freed)
+        assert Counter(message.partition(b"\n")[0] for message in kept()) == Counter(
+            b"X-N: %d" % number for number in range(COUNT)
+        )
+        assert all(message.rstrip(b"\n").endswith(BODY) for message in kept())
 
     in_a_child(story)
 

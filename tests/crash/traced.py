@@ -1,7 +1,8 @@
 """Transitions for strace to look at: ``python -m tests.crash.traced ROOT LOG [NAME]``.
 
-With a name, makes that one in this process, on a spool that is filled; without, makes all, each in a process of its
-own, and prints what the counting of calls saw of them, a JSON list a line.
+With a name, makes that one in this process, on a spool that is filled, and by one thread, since strace counts the
+calls of each thread by itself; without, makes all, each in a process of its own, and prints what the counting of calls
+saw of them, a JSON list a line.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from qrunner.switchboard.disk import Disk
 from qrunner.switchboard.files import FilesSpool
 from tests.crash.dying import Stage
 from tests.crash.transitions import TRANSITIONS, Step, recovering, taking_the_range
@@ -53,6 +55,7 @@ def main() -> None:
     root, log, *names = sys.argv[1:]
     stage = Stage(Path(root), Path(log))
     if names:
+        Disk._together = lambda disk, sync, things: [sync(thing) for thing in things]  # type: ignore[method-assign,assignment]
         marked(TRANSITIONS[names[0]].begin)(stage.spool())()
     else:
         all_of_them(stage)

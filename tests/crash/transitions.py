@@ -184,6 +184,7 @@ P0, P3 = at("in", "p0"), at("in", "p0", "p1", "p2")
 C0 = at("out", "c0")
 HELD = at("in", "p0", area="hold")
 ASIDE: tuple[Area, ...] = ("queue", "hold", "shunt")
+TWENTY = ("out", "third") * 10
 FORK = at("out", "c0") + at("third", "c1") + at("out", "c2")
 
 TRANSITIONS = {
@@ -215,6 +216,11 @@ TRANSITIONS = {
     ),
     "one to three": Transition(
         committing(lambda c: Hop(finished=(c[0],), added=added("out", "third", "out"))), P0, FORK
+    ),
+    "one to twenty": Transition(
+        committing(lambda c: Hop(finished=(c[0],), added=added(*TWENTY))),
+        P0,
+        at("out", *(f"c{n}" for n in range(0, 20, 2))) + at("third", *(f"c{n}" for n in range(1, 20, 2))),
     ),
     "three to one": Transition(committing(_merge), P3, C0, parents=3),
     "three to three": Transition(

@@ -387,6 +387,57 @@ async def test_what_is_deferred_waits_where_defer_to_says(one: Bench) -> None:
     assert waits_s(one, entry) == pytest.approx(300)
 
 
+VIRTUAL = (
+    BASE
+    + """
+[runner.out]
+class = "outgoing"
+smtp = "mta1"
+defer_to = "later"
+[runner.slow]
+class = "outgoing"
+smtp = "mta1"
+[runner.slower]
+class = "outgoing"
+smtp = "mta2"
+"""
+)
+
+
+@on(VIRTUAL + "[balance.later]\nmembers = { slow = 1, slower = 1 }\n")
+async def test_what_is_deferred_to_a_balance_waits_in_one_of_its_queues(one: Bench) -> None:
+    one.sink["mta1"].reply("RCPT TO:<b", "451 later")
+    one.send("bob@x", "cat@x")
+    await one.settle()
+    (entry,) = [*one.entries("slow"), *one.entries("slower")]
+    assert entry.recipients == ("bob@x",)
+    assert [line["queue"] for line in lines(entry, "attempt")] == ["out"]
+    assert waits_s(one, entry) == pytest.approx(300)
+
+
+@on(
+    VIRTUAL
+    + '[route.later]\nrules = [{ recipient = "b*", queue = "slow" }, { recipient = "c*", queue = "slower" }]\n'
+)
+async def test_what_is_deferred_to_a_route_waits_where_each_recipient_belongs(one: Bench) -> None:
+    one.sink["mta1"].reply("RCPT TO:<dan@x>", "550 5.1.1 nobody")
+    one.sink["mta1"].reply("RCPT TO:<eve@x>", "250 fine")
+    one.sink["mta1"].reply("RCPT", "451 later", times=3)
+    id = one.send("bob@x", "dan@x", "cat@x", "eve@x", "bea@x")
+    await one.settle()
+    (slow,), (slower,) = one.entries("slow"), one.entries("slower")
+    assert (slow.recipients, slower.recipients) == (("bob@x", "bea@x"), ("cat@x",))
+    assert {entry.arrival_ns for entry in (slow, slower)} == {one.clock.now_ns()}
+    assert waits_s(one, slow) == waits_s(one, slower) == pytest.approx(300)
+    assert not one.entries()
+    assert one.got() == [("eve@x",)]
+    assert len(one.entries("reports")) == 1
+    assert id not in (slow.id, slower.id)
+    one.clock.advance("5m")
+    await one.settle()
+    assert sorted(one.got() + one.got("mta2")) == [("bob@x", "bea@x"), ("cat@x",), ("eve@x",)]
+
+
 @on()
 async def test_what_is_deferred_too_long_is_reported(one: Bench) -> None:
     one.sink["mta1"].reply("RCPT", "451 4.2.0 later", times=None)

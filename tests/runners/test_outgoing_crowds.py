@@ -15,6 +15,7 @@ from qrunner.smtp.sink import Sink
 from qrunner.smtp.sinkserver import SinkServer
 from qrunner.testing import FakeSite
 from tests.runners.live import SITE, Live, host, live
+from tests.smtp.hosts import free_port
 
 TWO = """
 [site]
@@ -286,3 +287,28 @@ def test_mail_does_not_expire_while_all_hosts_are_away(site: FakeSite) -> None:
         site.run_until_idle()
     assert arrived(*site.sink.values()) == expected(many)
     assert not site.entries("reports")
+
+
+def test_two_hosts_that_are_down_throw_nothing_at_each_other_though_nobody_can_write_it_down() -> None:
+    async def test(site: Live) -> None:
+        many = 20
+        for number in range(many):
+            site.send(f"r{number}@x")
+        looks = 0
+        for _ in range(HOURS * 60):
+            await site.settle()
+            looks = sum(engine.processed for engine in site.engines.values())
+            site.clock.advance("1m")
+        assert looks <= many * HOURS * 60 * 4, "a message is looked at a few times a minute at most"
+        assert len(site.entries("out") + site.entries("out-b")) == many
+
+    async def whole() -> None:
+        # Nobody listens there.
+        toml = host(free_port(), name="mta1") + host(free_port(), name="mta2") + EACH_OTHER
+        async with live(toml) as site:
+            for name in ("mta1", "mta2"):
+                # As on a disk that is full: what a process has found out it keeps to itself.
+                (site.site.config.site.state_dir / "host" / f"{name}.json").mkdir()
+            await test(site)
+
+    asyncio.run(whole())

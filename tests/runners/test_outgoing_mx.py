@@ -48,7 +48,6 @@ retry = {{ first = "5m", lifetime = "2d", jitter = 0 }}
 mode = "mx"
 port = {port}
 allow_private = true
-tls = "none"
 {more}
 [smtp.relay]
 host = "127.0.0.20"
@@ -76,7 +75,8 @@ class Bench:
         self.stack = stack
         await stack.enter_async_context(self.dns)
         self.port = (await self.host(2)).port
-        text = TOML.format(port=self.port, more=self._more, out=self._out)
+        plain = "" if "tls =" in self._more else 'tls = "none"'
+        text = TOML.format(port=self.port, more=f"{plain}\n{self._more}", out=self._out)
         config = parse(text, self.folder / "qrunner.toml")
         self.spool = MemorySpool(self.clock)
         self.spool.prepare(config.queues())
@@ -615,6 +615,27 @@ async def test_a_domain_that_hangs_leaves_the_others_their_places(one: Bench) ->
                 one.clock.advance("1s")
                 await asyncio.sleep(0.01)
         assert len(reached) == 2
+        engines.cancel()
+        await asyncio.gather(engines, return_exceptions=True)
+
+
+@on(out="concurrency = 2")
+async def test_domains_that_hang_in_every_place_there_is_leave_as_many_to_the_others(one: Bench) -> None:
+    async with _hanging("127.0.0.40", one.port) as first, _hanging("127.0.0.41", one.port) as second:
+        one.domain("hang1.example", 40)
+        one.domain("hang2.example", 41)
+        one.domain("good.example", 2)
+        for number in range(5):
+            one.send(f"x{number}@hang1.example")
+            one.send(f"x{number}@hang2.example")
+        for number in range(20):
+            one.send(f"y{number}@good.example")
+        engines = asyncio.create_task(one.settle())
+        async with asyncio.timeout(20):
+            while len(one.got(2)) < 20:
+                one.clock.advance("1s")
+                await asyncio.sleep(0.01)
+        assert (len(first), len(second)) == (1, 1)
         engines.cancel()
         await asyncio.gather(engines, return_exceptions=True)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -13,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from qrunner.smtp import client
 from qrunner.smtp.channel import HostFailure
-from qrunner.smtp.client import SmtpChannel, SmtpDialer
+from qrunner.smtp.client import SmtpChannel, SmtpDialer, _peer
 from qrunner.smtp.sink import Sink
 from qrunner.smtp.sinkserver import SinkServer
 from tests.smtp.hosts import config, deliver, free_port, kinds, saying, scripted
@@ -122,6 +125,35 @@ def test_nobody_listens() -> None:
     error = failure(DIALER.dial(config(free_port())))
     assert "connect to 127.0.0.1" in error.text
     assert not error.slow
+
+
+def test_an_address_that_swallows_everything_does_not_hide_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_NEXT_ADDRESS_S", 0.05)
+
+    async def test() -> None:
+        async with SinkServer(Sink()) as server:
+            with socket.socket() as deaf, contextlib.ExitStack() as callers:
+                deaf.bind(("127.0.0.9", server.port))
+                deaf.listen(0)
+                for _ in range(4):
+                    # More than it has room for: who comes now is not even refused.
+                    caller = callers.enter_context(socket.socket())
+                    caller.setblocking(False)
+                    caller.connect_ex(deaf.getsockname())
+                found = [
+                    (socket.AF_INET, socket.SOCK_STREAM, 6, "", (at, server.port))
+                    for at in ("127.0.0.9", "127.0.0.1")
+                ]
+
+                async def both(*_: object, **__: object) -> object:
+                    return found
+
+                monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", both)
+                channel = await DIALER.dial(config(server.port, host="two.example", connect_timeout_s=20))
+                assert channel.is_clean
+                await channel.quit()
+
+    asyncio.run(test())
 
 
 def test_a_name_that_does_not_resolve_is_the_host_s_failure() -> None:
@@ -232,6 +264,10 @@ def test_a_host_that_proves_itself_is_trusted(certificate: Path, tls: str) -> No
             return await dialled(port, tls=tls, ca_file=certificate)
 
     assert "encrypted" in asyncio.run(test())
+
+
+def test_a_dot_behind_a_name_is_no_part_of_what_a_certificate_says() -> None:
+    assert _peer(config(25, host="mta1.example.org.")) == "mta1.example.org"
 
 
 def test_plaintext_slipped_in_before_the_handshake_is_not_heard() -> None:

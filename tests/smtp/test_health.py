@@ -133,7 +133,15 @@ def test_whatever_happens_a_host_can_always_come_back(events: list[str], random:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"state": 7, "failures": "x", "lost": 3, "limit": -4}', '{"retry_at_ns": true}', "\0"],
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        "[]",
+        '{"state": 7, "failures": "x", "lost": 3, "limit": -4}',
+        '{"retry_at_ns": true}',
+        "\0",
+    ],
 )
 def test_a_file_that_makes_no_sense_is_as_if_nothing_had_happened(tmp_path: Path, text: str) -> None:
     board = FileBoard(tmp_path)
@@ -142,6 +150,16 @@ def test_a_file_that_makes_no_sense_is_as_if_nothing_had_happened(tmp_path: Path
     assert health.is_up
     assert health.connections(HOST) >= 1
     assert board.change("mta", lambda one: fails(one, 3)).state == "down"
+
+
+def test_something_that_is_no_file_is_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    board = FileBoard(tmp_path)
+    (tmp_path / "mta.json").mkdir()
+    os.mkfifo(tmp_path / "mtb.json")
+    assert board.read("mta").is_up
+    assert board.read("mtb").is_up
+    assert board.change("mta", lambda one: fails(one, 3)).state == "down"
+    assert board.read("mta").state == "down"
 
 
 @pytest.fixture(params=["files", "memory"])
@@ -201,13 +219,14 @@ def test_two_boards_in_one_folder_are_one(tmp_path: Path) -> None:
 
 def test_a_want_is_heard_by_the_others_only(tmp_path: Path) -> None:
     here, there = FileBoard(tmp_path), FileBoard(tmp_path)
-    assert not there.wanted("mta")
+    assert not FileBoard(tmp_path).wanted("mta")
     here.want("mta")
     assert there.wanted("mta")
     assert not here.wanted("mta")
     old = time.time() - 60
     os.utime(tmp_path / "mta.want", (old, old))
-    assert not there.wanted("mta")
+    # Who has just looked does not look again at once.
+    assert not FileBoard(tmp_path).wanted("mta")
 
 
 def test_the_files_are_the_owner_s_alone(tmp_path: Path) -> None:

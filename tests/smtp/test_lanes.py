@@ -68,6 +68,41 @@ def test_those_who_are_sent_away_come_back_one_after_the_other() -> None:
     asyncio.run(test())
 
 
+def test_of_a_lane_that_is_silent_nobody_waits_and_the_others_come_again_the_later_the_longer_it_lasts() -> (
+    None
+):
+    async def test() -> None:
+        lane = Lane("x", 10)
+        for _ in range(FIRST):
+            await lane.enter()
+        lane.heard_s -= 100
+        delays = [(await full(lane)).delay_s for _ in range(40)]
+        assert not lane.waiters
+        assert all(100 < delay < 205 for delay in delays)
+        assert max(delays) - min(delays) > 30, "not all at once"
+        lane.leave()
+        line = asyncio.create_task(lane.enter())
+        await line
+        assert lane.in_use == FIRST
+
+    asyncio.run(test())
+
+
+def test_a_lane_that_always_takes_its_time_is_not_called_silent() -> None:
+    async def test() -> None:
+        lane = Lane("x", 10, each_s=30.0)
+        for _ in range(FIRST):
+            await lane.enter()
+        lane.heard_s -= 100
+        line = asyncio.create_task(lane.enter())
+        await asyncio.sleep(0)
+        assert lane.waiters
+        lane.leave()
+        await line
+
+    asyncio.run(test())
+
+
 def test_a_lane_widens_only_while_it_is_full_and_never_beyond_its_most() -> None:
     async def test() -> None:
         lane = Lane("x", 4)

@@ -210,6 +210,50 @@ def test_a_greeting_of_421_to_the_only_connection_asks_for_patience() -> None:
     asyncio.run(test())
 
 
+def test_a_host_that_goes_on_turning_us_away_is_asked_the_less_often_and_by_one_for_all() -> None:
+    async def test() -> None:
+        site = Site()
+        site.sink.reply("CONNECT", "421 too many", times=None)
+        for _ in range(360):
+            for _ in range(20):
+                with pytest.raises(HostBusy) as caught:
+                    await site.send()
+                assert 0 < caught.value.delay_s <= 120
+            site.clock.advance(10)
+        assert 50 < site.sink.connections < 70, "about once a minute, in an hour"
+        assert site.pool.health("h").is_up
+        site.sink.behave()
+        site.clock.advance(60)
+        await site.send()
+        assert site.pool.room("h") > 0
+        await site.pool.close()
+
+    asyncio.run(test())
+
+
+def test_a_host_that_is_down_is_probed_when_it_is_time_though_there_is_no_mail_for_it() -> None:
+    async def test() -> None:
+        site = Site()
+        site.pool.look_after(["h"])
+        site.sink.down = True
+        with pytest.raises(HostDown):
+            await site.send()
+        for _ in range(60):
+            site.clock.advance("1m")
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not site.pool.health("h").is_up
+        site.sink.down = False
+        site.clock.advance("5m")
+        async with asyncio.timeout(5):
+            while not site.pool.health("h").is_up:
+                await asyncio.sleep(0)
+        assert site.sink.connections == 1
+        await site.pool.close()
+
+    asyncio.run(test())
+
+
 def test_a_session_that_the_host_ended_is_not_lent_again() -> None:
     async def test() -> None:
         site = Site()

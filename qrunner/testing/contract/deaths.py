@@ -114,6 +114,23 @@ class Deaths(Steps):
         assert after.refresh().finished == [id]
         assert places(spool) == {}
 
+    def test_one_whose_sender_is_still_to_be_told_of_success_is_put_back_at_recovery(
+        self, spool: Spool, lease: Lease
+    ) -> None:
+        id = spool.enqueue("in", draft("bob"))
+        claim = self.take(lease)
+        lease.note(
+            claim, {"what": "delivered", "to": ["bob"], "host": "mta", "reply": "250 ok", "relayed": True}
+        )
+        self.kill(lease)
+        after = spool.lease("in", WHOLE, "in", 0)
+        assert after.refresh().finished == []
+        claim = self.take(after)
+        assert (claim.entry.id, claim.entry.recipients) == (id, ())
+        after.note(claim, {"what": "relayed", "to": ["bob"]})
+        self.kill(after)
+        assert spool.lease("in", WHOLE, "in", 0).refresh().finished == [id]
+
     def test_delivered_recipients_are_not_owed_after_a_death(self, spool: Spool, lease: Lease) -> None:
         spool.enqueue("in", draft("bob", "eve"))
         claim = self.take(lease)
