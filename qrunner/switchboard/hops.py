@@ -80,8 +80,7 @@ class Hops:
         files.append((intent, [self.intent(txn, children, parents)]))
         laid: list[str] = []
         try:
-            for start in range(0, len(files), _TOGETHER):
-                self._lay(files[start : start + _TOGETHER], laid)
+            self.lay(files, laid)
             self.disk.sync_directory(self.directory)
         except BaseException:
             if intent in laid and not _withdrawn(f"{self.directory}/{intent}"):
@@ -92,9 +91,16 @@ class Hops:
             raise
         return f"{self.directory}/{intent}"
 
+    def lay(self, files: Sequence[tuple[str, Sequence[bytes]]], laid: list[str]) -> None:
+        """Lays these files down, each synced before it has its name, and named in this order; adds to ``laid`` what has
+        one. The directory is not synced.
+
+        :raises OSError: what is in ``laid`` is there all the same.
+        """
+        for start in range(0, len(files), _TOGETHER):
+            self._lay(files[start : start + _TOGETHER], laid)
+
     def _lay(self, files: Sequence[tuple[str, Sequence[bytes]]], laid: list[str]) -> None:
-        """Lays these files down, each synced before the first of them has its name, and named in this order; adds to
-        ``laid`` what has one."""
         staged: list[Staged] = []
         try:
             for name, parts in files:

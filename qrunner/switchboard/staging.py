@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from qrunner.errors import CorruptEntry
 from qrunner.format import Sealed, seal
 from qrunner.switchboard import Add
-from qrunner.switchboard.disk import HIDDEN, Disk, Staged
+from qrunner.switchboard.disk import HIDDEN, Disk
 from qrunner.switchboard.hops import BROKEN, INTENT, Child, Hops, read_intent
 from qrunner.switchboard.leases import HeldLease
 from qrunner.switchboard.reading import names_in
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from qrunner.switchboard.files import FilesSpool
 
 STAGED = ".staged"
+_File = tuple[str, Sequence[bytes]]
 _OURS = re.compile(r"(?P<txn>[0-9a-f]{40}\.[0-9a-f]+-[0-9]+)(?P<what>\.[0-9]+|\.staged|\.intent|\.broken)\Z")
 
 
@@ -141,23 +142,25 @@ class FilesStaging:
         }
         every = [add for adds in batch.values() for add in adds]
         laid: dict[str, _Kept] = {}
-        files: list[Staged] = []
+        children: list[_File] = []
+        intents: list[_File] = []
         try:
             self._take_back()
             self.drop(batch)
             self._spool.check(every)
             self._expect(every)
             for key, adds in batch.items():
-                laid[key] = self._lay(key, adds, sealed[key], files)
-            self._disk.publish(files)
-        except OSError as error:
-            for file in files:
-                file.withdraw()
-                file.close()
+                laid[key] = self._described(key, adds, sealed[key], children, intents)
+            # What makes them staged comes last.
+            self._steps.lay([*children, *intents], [])
+            self._disk.sync_directory(self._directory)
+        except BaseException as error:
             self._left.extend(laid.values())
             with contextlib.suppress(OSError):
                 self._take_back()
-            raise self._spool.refusal(every, error) from error
+            if isinstance(error, OSError):
+                raise self._spool.refusal(every, error) from error
+            raise
         self._kept |= laid
         return {key: tuple(one.id for one in ones) for key, ones in sealed.items()}
 
@@ -167,19 +170,24 @@ class FilesStaging:
         for directory in {layout.destination(add.area, add.queue, "00") for add in adds}:
             os.stat(directory)
 
-    def _lay(self, key: str, adds: Sequence[Add], sealed: Sequence[Sealed], files: list[Staged]) -> _Kept:
-        """Writes what is to be staged under one key; the file that makes it so comes last."""
+    def _described(
+        self,
+        key: str,
+        adds: Sequence[Add],
+        sealed: Sequence[Sealed],
+        children: list[_File],
+        intents: list[_File],
+    ) -> _Kept:
+        """What is to be written for one key is added to ``children`` and ``intents``."""
         name = sha1(key.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
         txn = f"{name}.{self._held.holder.nonce}-{next(self._serials)}"
-        children = [
+        family = [
             Child(one.id, add.queue, add.area, add.due_ns, one.parts)
             for one, add in zip(sealed, adds, strict=True)
         ]
-        for number, child in enumerate(children):
-            files.append(self._disk.stage(self._directory, f"{txn}.{number}", child.parts))
-        intent = self._steps.intent(txn, children, (), key=key)
-        files.append(self._disk.stage(self._directory, f"{txn}{STAGED}", [intent]))
-        return _Kept(txn, len(children))
+        children += [(f"{txn}.{number}", child.parts) for number, child in enumerate(family)]
+        intents.append((f"{txn}{STAGED}", [self._steps.intent(txn, family, (), key=key)]))
+        return _Kept(txn, len(family))
 
     def publish(self, keys: Collection[str]) -> None:
         wanted = {key: self._kept[key] for key in keys if key in self._kept}

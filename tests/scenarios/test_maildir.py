@@ -1,4 +1,5 @@
-"""One maildir, ten subscribers: a real Postfix delivers into it (virtual(8)), and the door that reads it is killed."""
+"""One maildir, ten subscribers: a real Postfix delivers into it (virtual(8)), and the door that reads it and the fan-out
+behind it are killed."""
 
 from __future__ import annotations
 
@@ -37,8 +38,15 @@ durability = "{durability}"
 [runner.changes]
 class = "maildir"
 path  = "../mail/changes"
-next  = {queues}
+next  = "news"
+
+[runner.news]
+class = "fanout"
+concurrency = 8
+max_crashes = 1000
+subscribers = {{ {subscribers} }}
 """
+RUNNERS = ("changes", "news")
 MAIN = """\
 virtual_mailbox_domains = lists.example.org
 virtual_mailbox_base = {base}
@@ -55,26 +63,26 @@ def lay_out(made: Installed, durability: str) -> None:
     """A site whose maildir the mailer makes."""
     for name in ("etc", "qfiles", "var", "mail"):
         (made.site / name).mkdir(parents=True, mode=0o755)
-    queues = str(QUEUES).replace("'", '"')
-    made.config.write_text(CONFIG.format(queues=queues, durability=durability))
+    subscribers = ", ".join(f"{queue} = {{}}" for queue in QUEUES)
+    made.config.write_text(CONFIG.format(subscribers=subscribers, durability=durability))
     for path in (made.site, *made.site.rglob("*")):
         shutil.chown(path, owner())
 
 
-class Door:
-    """The door as a process, which dies and is begun again."""
+class Runners:
+    """The door and the fan-out as processes, which die and are begun again."""
 
     def __init__(self, made: Installed) -> None:
         self.made = made
         box = made.site / "mail" / "changes"
         self.new, self.cur = box / "new", box / "cur"
         self.deaths = 0
-        self.process = self._begun()
+        self.processes = {name: self._begun(name) for name in RUNNERS}
 
-    def _begun(self) -> subprocess.Popen[bytes]:
+    def _begun(self, name: str) -> subprocess.Popen[bytes]:
         program = ["-P", "-c", "from qrunner.ctl import main; main()", "-c", str(self.made.config)]
         return subprocess.Popen(
-            [self.made.python, *program, "run", "changes"],
+            [self.made.python, *program, "run", name],
             env={**os.environ, "PYTHONPATH": str(self.made.root / "lib")},
             cwd="/",
             stdout=subprocess.DEVNULL,
@@ -82,25 +90,28 @@ class Door:
         )
 
     def kill(self, dice: random.Random) -> None:
-        """Dies, one time in four from before it has looked at anything, else in the middle of its work; and is begun
-        again."""
+        """One of them dies, one time in four maybe before it has looked at anything, else in the middle of the work; and
+        is begun again."""
         if dice.random() < 0.75:
             before = files_in(self.cur)
             until(lambda: files_in(self.cur) > before or not files_in(self.new), self.made.log)
             after_s = dice.uniform(0, 0.3)
         else:
             after_s = dice.uniform(0, 1.5)
+        name = dice.choice(RUNNERS)
+        process = self.processes[name]
         try:
-            self.process.wait(after_s)
+            process.wait(after_s)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            process.kill()
+            process.wait()
         self.deaths += 1
-        self.process = self._begun()
+        self.processes[name] = self._begun(name)
 
     def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
 
 
 @contextmanager
@@ -136,6 +147,12 @@ def arrived(made: Installed) -> dict[str, Counter[int]]:
     return found
 
 
+def waiting(made: Installed) -> list[Path]:
+    """What is staged, or has not been handed on yet."""
+    places = (made.queue_dir / ".door", made.queue_dir / "news")
+    return [path for place in places for path in place.rglob("*") if path.is_file()]
+
+
 def files_in(directory: Path) -> int:
     return len(os.listdir(directory)) if directory.is_dir() else 0
 
@@ -149,21 +166,20 @@ def test_each_of_ten_subscribers_has_every_message_once_whatever_is_killed(
 ) -> None:
     dice = random.Random(count)
     with ten_subscribers(durability) as (made, mta):
-        box, door = made.site / "mail" / "changes", Door(made)
+        box, runners = made.site / "mail" / "changes", Runners(made)
         try:
             with ThreadPoolExecutor(4) as threads:
                 sent = [threads.submit(send, mta, range(start, count, 4)) for start in range(4)]
-                while door.deaths < deaths and files_in(box / "cur") < count:
-                    door.kill(dice)
+                while runners.deaths < deaths and files_in(box / "cur") < count:
+                    runners.kill(dice)
                 for one in sent:
                     one.result()
             mta.settle()
             until(lambda: not files_in(box / "new"), made.log, LIMIT_S)
-            staged = made.queue_dir / ".door"
-            until(lambda: not [path for path in staged.rglob("*") if path.is_file()], made.log)
+            until(lambda: not waiting(made), made.log, LIMIT_S)
         finally:
-            door.end()
-        assert door.deaths > 0
+            runners.end()
+        assert runners.deaths > 0
         everything = Counter(range(count))
         for queue, numbers in arrived(made).items():
             assert numbers == everything, queue
