@@ -7,6 +7,7 @@
     run/config-<sha1>.toml      the checked configuration that the runners were started on
     run/runner.<name>.<slice>.json   a runner's heartbeat
     log/qrunner.log             what all of them log
+    inject/                     how far injections of whole mailboxes have come; made by the first
     host/                       health of the hosts that mail is handed to
     work/                       where programs run, a fresh folder each time
     bounce/                     on which days addresses have bounced
@@ -42,6 +43,10 @@ class RunDir:
     @property
     def hosts(self) -> Path:
         return self.state_dir / "host"
+
+    @property
+    def injections(self) -> Path:
+        return self.state_dir / "inject"
 
     @property
     def reports(self) -> Path:

@@ -2,63 +2,37 @@
 
 One message on standard input, or those of files, of an mbox, of a Maildir. The envelope is that of the command line;
 what it leaves out is, of standard input, what the environment says (``$SENDER``, ``$ORIGINAL_RECIPIENT``,
-``$RECIPIENT``), of the others, what a delivery wrote on top of the message (``Return-Path``, ``Delivered-To`` or
-``X-Original-To``, the ``From `` line of an mbox). Without any sender, it is the user at the site's host name.
+``$RECIPIENT``), of the others, what a delivery wrote on top of the message (the ``From `` line of an mbox or
+``Return-Path``, ``Delivered-To`` or ``X-Original-To``). Without any sender, it is the user at the site's host name.
 
 Guarantees: an id is printed when its message is durable. Files are read only, and their messages stay where they are.
-
-Not guaranteed: that a second run after an interruption leaves out what the first has injected.
+An mbox or a Maildir can be gone on with after an interruption (``bulk``).
 
 Failures: 75 where the queue takes nothing; 1 where single messages can't be taken, the others are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import mailbox
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import click
 
-from qrunner.addressing import header_fields, name_of, taken_from_headers, text_of_field
 from qrunner.config.values import size_bytes
+from qrunner.ctl.bulk import Bulk, Stop, door
 from qrunner.ctl.changes import change_log, invoking_user, login
 from qrunner.ctl.context import DONE, FAILED, load_site, say
-from qrunner.ctl.selectors import unique
+from qrunner.ctl.letters import Box, Changed, Letter, Maildir, MboxFile, from_environment, of_file, of_input
+from qrunner.ctl.mbox import QUOTINGS, NoMbox
+from qrunner.ctl.orders import Order
 from qrunner.errors import PermanentFailure
-from qrunner.inject import text_of, uncensored, without_from_line
+from qrunner.inject import text_of
 from qrunner.log import event
 from qrunner.message import checked_meta
 from qrunner.site import Site
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A message as it was found: where, and which envelope its place gives it; None: none."""
-
-    where: str
-    message: bytes
-    sender: str | None = None
-    recipients: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What the command line says of every message. ``login`` is who sends it if nothing else says."""
-
-    login: str
-    queue: str
-    sender: str | None
-    recipients: tuple[str, ...]
-    meta: Mapping[str, str]
-    from_headers: bool
-    no_recipients: bool
-    max_size: int
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int:
@@ -99,6 +73,14 @@ def _sender(ctx: click.Context, param: click.Parameter, value: str | None) -> st
 @click.option("--file", "files", multiple=True, metavar="FILE", help="a message in a file")
 @click.option("--mbox", "mboxes", multiple=True, metavar="FILE", help="every message of an mbox")
 @click.option("--maildir", "maildirs", multiple=True, metavar="DIR", help="every message of a Maildir")
+@click.option(
+    "--quoting",
+    type=click.Choice(QUOTINGS),
+    default=QUOTINGS[0],
+    show_default=True,
+    help="how the mbox has lines that begin with From",
+)
+@click.option("--again", is_flag=True, help="also what an mbox or a Maildir gave before")
 @click.pass_context
 def inject(
     ctx: click.Context,
@@ -106,22 +88,30 @@ def inject(
     files: tuple[str, ...],
     mboxes: tuple[str, ...],
     maildirs: tuple[str, ...],
+    again: bool,
     **said: Any,
 ) -> None:
-    """Put messages into a queue: the one on standard input, or those of files."""
-    user, order = invoking_user(), Order(login(), **said)
+    """Put messages into a queue: the one on standard input, or those of files.
+
+    An mbox or a Maildir that was interrupted goes on where it was when the same command is given again.
+    """
+    user, myself = invoking_user(), login()
     site = load_site(ctx)
+    order = Order(f"{myself}@{site.config.site.hostname}", **said)
     _check_queue(site, order.queue)
-    sources = (
-        *((_of_file, file) for file in files),
-        *((_of_mbox, file) for file in mboxes),
-        *((_of_maildir, folder) for folder in maildirs),
-    )
-    if not sources:
-        _check_recipients(order)
-        sources = ((_of_input, "standard input"),)
     with change_log(site) as log:
-        done = [_inject_all(site, order, user, log, read, place) for read, place in sources]
+        if not (files or mboxes or maildirs):
+            _check_recipients(order)
+            ctx.exit(DONE if _alone(site, order, user, log, of_input) else FAILED)
+        done = [_alone(site, order, user, log, partial(of_file, file), file) for file in files]
+        boxes: list[tuple[str, Callable[[], Box]]] = [
+            *((file, partial(MboxFile, file, order.quoting, order.max_size)) for file in mboxes),
+            *((folder, partial(Maildir, folder, order.max_size)) for folder in maildirs),
+        ]
+        if boxes:
+            with Stop() as stop, door(site, user, stop) as staging:
+                bulk = Bulk(site, order, user, log, staging, stop, again)
+                done += [not stop.asked and _whole(bulk, place, box) for place, box in boxes]
     ctx.exit(DONE if all(done) else FAILED)
 
 
@@ -136,111 +126,41 @@ def _check_queue(site: Site, queue: str) -> None:
 
 def _check_recipients(order: Order) -> None:
     """Before anything is read: a person who forgot them should not type a message first."""
-    if not (order.recipients or order.from_headers or order.no_recipients or _from_environment()):
+    if not (order.recipients or order.from_headers or order.no_recipients or from_environment()):
         raise click.UsageError(
             "no recipient: neither an argument nor -t nor $ORIGINAL_RECIPIENT nor $RECIPIENT"
         )
 
 
-def _from_environment() -> tuple[str, ...]:
-    found = os.environ.get("ORIGINAL_RECIPIENT") or os.environ.get("RECIPIENT")
-    return (found,) if found else ()
-
-
-Source = Callable[[str], Iterator[Letter]]
-
-
-def _inject_all(site: Site, order: Order, user: str, log: logging.Logger, read: Source, place: str) -> bool:
-    """Everything in one place; False: something was left out, which was said.
+def _alone(
+    site: Site, order: Order, user: str, log: logging.Logger, read: Callable[[], Letter], place: str = ""
+) -> bool:
+    """One message; False: it was left out, which was said.
 
     :raises QueueError: the queue takes nothing.
     """
-    whole = True
     try:
-        for letter in read(place):
-            try:
-                id = _inject_one(site, order, letter)
-            except PermanentFailure as error:
-                say(f"{letter.where}: {error}")
-                whole = False
-            else:
-                click.echo(id)
-                event(log, "inject", id=id, queue=order.queue, user=user, where=letter.where)
-    except (OSError, mailbox.Error) as error:
+        letter = read()
+        id = site.accept(order.queue, order.draft(letter))[0]
+    except PermanentFailure as error:
+        say(f"{letter.where}: {error}")
+        return False
+    except OSError as error:
         say(f"{place}: {error}")
         return False
-    return whole
+    click.echo(id)
+    event(log, "inject", id=id, queue=order.queue, user=user, where=letter.where)
+    return True
 
 
-def _inject_one(site: Site, order: Order, letter: Letter) -> str:
-    message = letter.message
-    if order.max_size and len(message) > order.max_size:
-        raise PermanentFailure(f"larger than {order.max_size} bytes")
-    recipients = list(order.recipients)
-    if order.from_headers:
-        addressed, message = taken_from_headers(message)
-        recipients += addressed
-    if not recipients and not order.no_recipients:
-        recipients += letter.recipients
-        if not recipients:
-            raise PermanentFailure("no recipient")
-    sender = order.sender if order.sender is not None else letter.sender
-    if sender is None:
-        sender = f"{order.login}@{site.config.site.hostname}"
-    return site.enqueue(
-        order.queue, message=message, sender=sender, recipients=unique(recipients), meta=order.meta
-    )
+def _whole(bulk: Bulk, place: str, opened: Callable[[], Box]) -> bool:
+    """A box; False: something of it was left out, which was said.
 
-
-# Where messages come from
-
-
-def _of_input(place: str) -> Iterator[Letter]:
-    if sys.stdin.isatty():
-        say("the message, ended by Ctrl-D:")
-    message = without_from_line(sys.stdin.buffer.read())
-    sender, original = os.environ.get("SENDER"), os.environ.get("ORIGINAL_RECIPIENT")
-    if sender is not None:
-        sender = uncensored(sender, message, b"return-path:")
-    if original:
-        yield Letter(place, message, sender, (uncensored(original, message, b"x-original-to:"),))
-    else:
-        yield Letter(place, message, sender, _from_environment())
-
-
-def _of_file(place: str) -> Iterator[Letter]:
-    yield _delivered(place, Path(place).read_bytes())
-
-
-def _of_mbox(place: str) -> Iterator[Letter]:
-    box = mailbox.mbox(place, create=False)
+    :raises QueueError: the queue takes nothing.
+    """
     try:
-        for number, key in enumerate(box.iterkeys(), 1):
-            yield _delivered(f"{place}, message {number}", box.get_bytes(key, from_=True))
-    finally:
-        box.close()
-
-
-def _of_maildir(place: str) -> Iterator[Letter]:
-    box = mailbox.Maildir(place, create=False)
-    # The names begin with the time of delivery.
-    for key in sorted(box.keys()):
-        yield _delivered(f"{place}, {key}", box.get_bytes(key))
-
-
-def _delivered(where: str, data: bytes) -> Letter:
-    """A message that was delivered before; whoever did that wrote its envelope on top of it."""
-    message = without_from_line(data)
-    fields = header_fields(message)
-    paths = [text_of_field(field) for field in fields if name_of(field) == b"return-path"]
-    sender = paths[0].removeprefix("<").removesuffix(">") if paths else None
-    if sender is None and message != data:
-        word = (data.split(None, 2)[1:2] or [b""])[0].decode("utf-8", "surrogateescape")
-        sender = word if "@" in word else "" if word.upper() == "MAILER-DAEMON" else None
-    to = [
-        text_of_field(field)
-        for name in (b"delivered-to", b"x-original-to")
-        for field in fields
-        if name_of(field) == name
-    ]
-    return Letter(where, message, sender, tuple(address for address in to[:1] if address))
+        with contextlib.closing(opened()) as box:
+            return bulk.inject(box)
+    except (OSError, NoMbox, Changed) as error:
+        say(f"{place}: {error}")
+        return False

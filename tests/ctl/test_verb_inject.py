@@ -215,7 +215,7 @@ def test_every_message_of_an_mbox_is_taken(place: Place, tmp_path: Path) -> None
     assert (result.exit_code, len(result.stdout.split())) == (0, 2)
     one, two = entries(place)
     assert (one.sender, one.recipients, two.sender, two.recipients) == ("ann@x", ("b@y",), "", ("c@y",))
-    assert one.message == b"Delivered-To: b@y\n\none\n>From here\n"
+    assert one.message == b"Delivered-To: b@y\n\none\nFrom here\n"
     assert box.read_bytes() == before
 
 
