@@ -23,8 +23,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,8 +46,6 @@ _BATCH = 512
 _BATCH_BYTES = 32 << 20
 _BATCH_S = 1.0
 _LONGEST_BATCH = 4096
-_TOGETHER = 8
-_FEW = 16
 _DOOR = "ctl-inject"
 _PAUSE_S = 0.2
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -194,11 +191,10 @@ class Bulk:
 
     def _settle(self, key: str, journal: Journal) -> None:
         """What a run that was interrupted has left: what it committed goes on, what it did not goes."""
-        left = {name: name.rpartition(".")[0] for name in self.staging.staged() if name.startswith(f"{key}/")}
-        committed = journal.parcels
+        left = {parcel for parcel in self.staging.staged() if parcel.startswith(f"{key}/")}
         with taken_in():
-            self.staging.publish([name for name, parcel in left.items() if parcel in committed])
-            self.staging.drop([name for name, parcel in left.items() if parcel not in committed])
+            self.staging.publish(left & journal.parcels)
+            self.staging.drop(left - journal.parcels)
 
     def _go_on(self, box: Box, journal: Journal) -> None:
         """Brings box and journal to where the last run was. :raises Changed: that can't be told."""
@@ -256,44 +252,25 @@ class Bulk:
         """Commits a batch; False: somebody asked us to stop."""
         parts = [part for part in batch if part[1]]
         parcel = f"{key}/{len(journal.batches)}-{os.urandom(4).hex()}"
-        ids = self._stage(parcel, parts)
+        # In one go: syncs that are on their way together share what the disk does for each.
+        ids = self.staging.stage({parcel: [add for _, adds in parts for add in adds]})[parcel]
         counts = {"taken": len(parts), "refused": len(batch) - len(parts)}
         # The commit. If it fails, only the journal can tell, and the next run asks it: nothing is dropped here.
         journal.note({"parcel": parcel, **counts, **box.note([letter for letter, _ in batch])})
         with taken_in():
-            self.staging.publish(ids)
-        for (letter, _), id in zip(parts, _first_ids(ids, parts), strict=True):
+            self.staging.publish([parcel])
+        for letter, id in _first_ids(parts, ids):
             talk.data(id)
             event(self.log, "inject", id=id, queue=self.order.queue, user=self.user, where=letter.where)
         talk.bar.update(box.done - talk.bar.pos)
         return not self.stop.asked
 
-    def _stage(self, parcel: str, parts: Parts) -> Mapping[str, Sequence[str]]:
-        """The ids, by the keys under which they are staged: a few at a time, since syncs that are on their way together
-        share what the disk does for each. :raises QueueError: nothing is staged."""
-        adds = [add for _, adds in parts for add in adds]
-        share = max(_FEW, -(-len(adds) // _TOGETHER))
-        chunks = {f"{parcel}.{n}": adds[n : n + share] for n in range(0, len(adds), share)}
-        if len(chunks) < 2:
-            return self.staging.stage(chunks)
-        with ThreadPoolExecutor(_TOGETHER) as threads:
-            try:
-                found = list(threads.map(lambda one: self.staging.stage(dict([one])), chunks.items()))
-            except BaseException:
-                threads.shutdown(cancel_futures=True)
-                # What can't be dropped now is dropped by the next run: no line of the journal names it.
-                with contextlib.suppress(OSError):
-                    self.staging.drop(chunks)
-                raise
-        return {key: ids for one in found for key, ids in one.items()}
 
-
-def _first_ids(ids: Mapping[str, Sequence[str]], parts: Parts) -> Iterator[str]:
-    """The id of each message, or of the first part of one that a route has split."""
-    every = [id for some in ids.values() for id in some]
+def _first_ids(parts: Parts, ids: Sequence[str]) -> Iterator[tuple[Letter, str]]:
+    """Each message with its id, or with that of its first part where a route has split it."""
     at = 0
-    for _, adds in parts:
-        yield every[at]
+    for letter, adds in parts:
+        yield letter, ids[at]
         at += len(adds)
 
 

@@ -7,6 +7,7 @@ import io
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qrunner.ctl.mbox import NoMbox, Piece, Quoting, pieces, sender_of
+from qrunner.mailstore.mbox import framed
 from tests.documents import ROOT
 
 FROM = b"From ann@x.example Mon Jan  1 00:00:00 2024\n"
@@ -83,6 +85,14 @@ def test_a_file_of_any_bytes_is_taken_apart_without_a_gap_or_is_none(given: list
     split(FROM + b"".join(given) + rest, "none")
     with contextlib.suppress(NoMbox):
         split(b"".join(given) + rest)
+
+
+def test_what_an_archive_has_kept_comes_back(tmp_path: Path) -> None:
+    given = [path.read_bytes() for path in CORPUS]
+    kept = b"".join(framed(f"{n}@x.example", datetime.now(UTC), message) for n, message in enumerate(given))
+    found = split(kept)
+    assert [piece.message for piece in found] == [with_line_end(message) for message in given]
+    assert [sender_of(piece.from_line) for piece in found] == [f"{n}@x.example" for n in range(len(given))]
 
 
 def test_an_empty_line_belongs_to_the_mbox_and_a_second_one_to_the_message() -> None:
