@@ -65,6 +65,8 @@ class Session(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         data = bytes(self._room.buffer[:nbytes])
+        if self._talk.is_over:
+            return
         if self._is_choked or self._talk.is_taking:
             self._talk.hear_later(data)
             self._listen()
@@ -126,11 +128,21 @@ class Session(asyncio.BufferedProtocol):
             talk.out.clear()
         if talk.is_over or (self._has_eof and not talk.is_taking and not self._is_choked):
             talk.is_over = True
-            transport.close()
-            if transport.get_write_buffer_size():
-                self._loop.call_later(_LINGER_S, transport.abort)
+            self._leave(transport)
         else:
             self._listen()
+
+    def _leave(self, transport: asyncio.Transport) -> None:
+        """Closes. While the client still talks that would be a reset, in which our last words are lost; so its words
+        are let go by for a moment."""
+        if transport.is_closing():
+            return
+        if self._talk.is_interrupted and not self._has_eof:
+            transport.write_eof()
+        else:
+            transport.close()
+        if not transport.is_closing() or transport.get_write_buffer_size():
+            self._loop.call_later(_LINGER_S, transport.abort)
 
     def _listen(self) -> None:
         """Reads on, unless it would be too much to keep."""

@@ -26,7 +26,7 @@ _OFFERED = ("PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES")
 
 
 class Talk:
-    """One connection's. ``is_over``: what is in ``out`` is the last.
+    """One connection's. ``is_over``: what is in ``out`` is the last; ``is_interrupted``: the client may not know yet.
 
     :param peer: the client's IP address; empty: a socket of this machine.
     :param hold: asked whether so many bytes of a message may be held.
@@ -42,7 +42,7 @@ class Talk:
             b"VRFY": lambda words: "252 2.0.0 send it, and see",
             b"HELP": lambda words: "214 2.0.0 see RFC 5321, and RFC 2033 for LMTP",
         }
-        self.is_over = False
+        self.is_over = self.is_interrupted = False
         self.steps = 0
         self.out = bytearray()
         self._ahead = bytearray()
@@ -91,13 +91,16 @@ class Talk:
         """Ends the talk, once a message that is under way has been answered."""
         self._is_stopping = True
         if self._body is None and not self.is_taking:
-            self.end("421 4.3.2 the service stops: try again later")
+            self.end("421 4.3.2 the service stops: try again later", interrupts=False)
 
-    def end(self, reply: str) -> None:
-        """Ends it with these words."""
+    def end(self, reply: str, *, interrupts: bool = True) -> None:
+        """Ends it with these words.
+
+        :param interrupts: the client may be in the middle of saying something.
+        """
         if not self.is_over:
             self._reply(reply)
-            self.is_over = True
+            self.is_over, self.is_interrupted = True, interrupts
 
     def _reply(self, text: str) -> None:
         self.out += answers.line(text) + b"\r\n"
@@ -131,7 +134,7 @@ class Talk:
         if name == b"DATA":
             self._say_data(rest)
         elif name == b"QUIT":
-            self.end("221 2.0.0 bye")
+            self.end("221 2.0.0 bye", interrupts=False)
         elif name in _BROWSERS or name.endswith(b":"):
             # Made to post to this port by somebody's page, with mail in what it posts.
             self.end("554 5.5.1 this is no web server")
