@@ -28,7 +28,8 @@ def intent_of(stage: Stage) -> Path:
     calls = stage.die_in(transition.begin).calls
     stage.empty(stage.recover())
     stage.fill(transition)
-    stage.die_in(transition.begin, Point(calls.index("rename") + 1))
+    # The last name that is given before anything moves is the intent's.
+    stage.die_in(transition.begin, Point(len(calls) - calls[::-1].index("link")))
     (intent,) = (stage.root / "in" / ".hops").glob("*.intent")
     return intent
 
