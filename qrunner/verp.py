@@ -18,8 +18,9 @@ KEY = "verp"
 
 _WORDS = {"true": USUAL, "false": "", "": ""}
 _DELIMITERS = re.compile(r"[-+=]{2}\Z")
-# Atoms with single dots between them, of ASCII and beyond it (RFC 5322 section 3.2.3, RFC 6531 section 3.3).
-_ATOM = r"[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+"
+# Atoms with single dots between them, of ASCII and beyond it (RFC 5322 section 3.2.3, RFC 6531 section 3.3); what is
+# white space or a control character in any script goes into quotes.
+_ATOM = r"[^\s\x00-\x1f\x7f-\x9f()<>\[\]:;@\\,.\"]+"
 _DOMAIN = re.compile(r"[^\s@<>()\"+=]+\.[^\s@<>()\"+=]+\Z|\[[0-9A-Za-z.:]+\]\Z")
 _DOT_ATOM = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
 

@@ -214,7 +214,7 @@ def test_the_log_does_not_repeat_what_comes_and_goes(
             bench.put(1)
             await until(lambda: engine.patient, "the wait")
             machine.load = IDLE
-            await until(lambda: not engine.patient and not engine.in_hand, "its end")
+            await until(lambda: "in" not in bench.where() and not engine.in_hand, "its end")
 
     with caplog.at_level(logging.INFO):
         running(engine, story)

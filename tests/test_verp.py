@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qrunner.verp import delimiters, readings, sender_for, wanted
@@ -60,6 +60,7 @@ LOCALS = st.from_regex(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9-]+)*", ful
 
 
 @given(sender=LOCALS, recipient=LOCALS)
+@example(sender="0", recipient='"\x85"')
 def test_an_address_makes_an_address(sender: str, recipient: str) -> None:
     made = sender_for(f"{sender}@example.org", f"{recipient}@example.net", "+=")
     local, _, domain = made.rpartition("@")

@@ -151,7 +151,9 @@ def test_it_leads_a_session_and_its_signals_are_as_by_default(fake_site: MakeSit
     script = 'ps -o sid= -p $$ | tr -d " "; echo $$; grep -E "^Sig(Blk|Ign)" /proc/$$/status; exit 3'
     session, pid, blocked, ignored = printed(fake_site, shell(script)).splitlines()
     assert session == pid
-    assert {int(line.split()[1], 16) for line in (blocked, ignored)} == {0}
+    # 32 and 33 belong to the C library, which lets nobody set them: whatever started us may have left them ignored.
+    its_own = ~(1 << 31 | 1 << 32)
+    assert {int(line.split()[1], 16) & its_own for line in (blocked, ignored)} == {0}
 
 
 def test_each_run_has_an_empty_folder_of_its_own_that_is_gone_afterwards(
