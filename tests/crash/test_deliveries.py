@@ -200,6 +200,8 @@ def scene() -> Iterator[Scene]:
     memory = Path("/dev/shm")
     where = memory if os.access(memory, os.W_OK) else None
     with TemporaryDirectory(dir=where) as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+        # A reply in two parts would wait for the client's acknowledgement. What is accepted inherits it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         (Path(folder) / "qfiles").mkdir(mode=0o700)
         one = Scene(Path(folder), listener)
         site = one.site(SystemClock())
