@@ -32,6 +32,12 @@ class Machine:
         bench.site.pressure = lambda: self.load
 
 
+@pytest.fixture(autouse=True)
+def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("loop.LOOK_S", "loop._IDLE_LOOK_S", "door.LOOK_S"):
+        monkeypatch.setattr(f"qrunner.engine.{place}", 0.02)
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     (tmp_path / "var").mkdir()

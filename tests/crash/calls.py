@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
+
+import pytest
 
 from qrunner.switchboard import disk
 
@@ -45,6 +47,19 @@ class Point:
 
     def __str__(self) -> str:
         return f"{self.at}{' torn' if self.torn else ''}"
+
+
+def points(calls: Sequence[str], every: int = 1) -> list[Point | None]:
+    """Before each call, in the middle of each write, and after the last; of them all, one of ``every``."""
+    whole = [Point(n) for n in range(len(calls))]
+    return [*whole, *(Point(n, torn=True) for n, name in enumerate(calls) if name == "write"), None][::-every]
+
+
+def some_or_all(every: int) -> pytest.MarkDecorator:
+    """For what would take too long for each change of the code: one of so many points, and under stress all."""
+    return pytest.mark.parametrize(
+        "every", [every, pytest.param(1, marks=pytest.mark.stress)], ids=["some", "all"]
+    )
 
 
 @dataclass(slots=True)

@@ -49,9 +49,9 @@ def look(root: Path, directories: Iterable[str] | None = None) -> Sight:
     file is none of ours."""
     sight, files, intents = Sight(), dict[str, _File](), list[str]()
     for directory in every_directory(root) if directories is None else directories:
-        for name in os.listdir(directory):
-            path = f"{directory}/{name}"
-            if os.path.isdir(path):
+        for one in os.scandir(directory):
+            name, path = one.name, one.path
+            if one.is_dir():
                 continue
             if name.startswith(".new."):
                 sight.hidden.append(path)

@@ -15,8 +15,7 @@ import pytest
 from qrunner.fate import Fate
 from qrunner.message import Entry
 from qrunner.runners.archive import ArchiveRunner
-from tests.crash.calls import REAL, Calls, Point
-from tests.crash.test_transitions import points
+from tests.crash.calls import REAL, Calls, Point, points, some_or_all
 from tests.driving import Bench, make_bench
 from tests.mailstore.letters import read
 
@@ -138,14 +137,14 @@ class Archive:
 
 
 def each_death(
-    archive: Archive, prepare: Callable[[], object], takes: Takes | None
+    archive: Archive, prepare: Callable[[], object], takes: Takes | None, every: int = 1
 ) -> Iterator[Point | None]:
     """Dies at each point, one after the other, each from an empty start; then its successor has done the rest."""
     archive.begin()
     prepare()
     calls = archive.die(None, takes)
     assert len(calls) > 8 * len(MESSAGES)
-    for point in points(calls):
+    for point in points(calls, every):
         archive.clear()
         archive.begin()
         prepare()
@@ -154,44 +153,52 @@ def each_death(
         yield point
 
 
+@some_or_all(4)
 @pytest.mark.parametrize("format", ["mbox", "maildir", "eml"])
-def test_a_death_at_any_call_neither_loses_nor_doubles_nor_tears(format: str, folder: Path) -> None:
+def test_a_death_at_any_call_neither_loses_nor_doubles_nor_tears(
+    format: str, folder: Path, every: int
+) -> None:
     archive = Archive(folder, format)
-    for point in each_death(archive, lambda: None, None):
+    for point in each_death(archive, lambda: None, None, every):
         assert Counter(archive.kept()) == Counter(MESSAGES), point
         assert archive.strays() == [], point
 
 
-def test_a_death_at_any_call_leaves_what_others_have_in_the_mbox(folder: Path) -> None:
+@some_or_all(4)
+def test_a_death_at_any_call_leaves_what_others_have_in_the_mbox(folder: Path, every: int) -> None:
     archive = Archive(folder, "mbox")
 
     def prepare() -> None:
         archive.place.parent.mkdir(exist_ok=True)
         archive.place.write_bytes(OLD)
 
-    for point in each_death(archive, prepare, None):
+    for point in each_death(archive, prepare, None, every):
         assert archive.place.read_bytes().startswith(OLD), point
         old, *new = archive.kept()
         assert old == b"Subject: old\n\nold\n"
         assert Counter(new) == Counter(MESSAGES), point
 
 
+@some_or_all(4)
 @pytest.mark.parametrize("format", ["maildir", "eml"])
 def test_a_reader_who_takes_each_message_the_moment_it_is_there_gets_each_once(
-    format: str, folder: Path
+    format: str, folder: Path, every: int
 ) -> None:
     archive = Archive(folder, format)
-    for point in each_death(archive, lambda: None, archive.take):
+    for point in each_death(archive, lambda: None, archive.take, every):
         assert Counter(archive.was_taken()) == Counter(MESSAGES), point
         assert archive.kept() == [], point
 
 
-def test_what_another_program_appends_before_the_successor_comes_is_left_as_it_is(folder: Path) -> None:
+@some_or_all(4)
+def test_what_another_program_appends_before_the_successor_comes_is_left_as_it_is(
+    folder: Path, every: int
+) -> None:
     """It takes no notice of our lock: what was torn before it stays, and what it wrote too."""
     archive = Archive(folder, "mbox")
     archive.begin()
     calls = archive.die(None)
-    for point in points(calls):
+    for point in points(calls, every):
         archive.clear()
         archive.begin()
         archive.die(point)

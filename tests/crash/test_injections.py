@@ -17,9 +17,8 @@ from qrunner.ctl.letters import Box, Maildir, MboxFile
 from qrunner.ctl.orders import Order
 from qrunner.site import Site
 from qrunner.switchboard.files import FilesSpool
-from tests.crash.calls import Point
+from tests.crash.calls import Point, points, some_or_all
 from tests.crash.dying import Consumer, Stage
-from tests.crash.test_transitions import points
 from tests.crash.transitions import Step
 
 CONFIG = '[site]\nhostname = "x.example"\nqueue_dir = "{}"\nstate_dir = "{}"\n[runner.out]\nclass = "m:C"\n'
@@ -105,14 +104,15 @@ def story(
 ONCE = Counter(TAGS)
 
 
+@some_or_all(7)
 @pytest.mark.parametrize("eager", [False, True], ids=["the next runner is slow", "the next runner is fast"])
 def test_a_death_at_any_call_and_the_same_command_again_bring_each_message_once(
-    story: Story, eager: bool
+    story: Story, eager: bool, every: int
 ) -> None:
     clean = story.stage.die_in(story.begin)
     assert (clean.returned, story.arrived()) == (True, ONCE)
     assert len(clean.calls) > 30
-    for point in points(clean.calls):
+    for point in points(clean.calls, every):
         story.afresh()
         story.stage.die_in(story.begin, point, eager=eager)
         assert story.arrived() <= ONCE
@@ -124,7 +124,7 @@ def test_a_death_at_any_call_and_the_same_command_again_bring_each_message_once(
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("stride", [23, pytest.param(10, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("stride", [47, pytest.param(10, marks=pytest.mark.stress)])
 def test_a_death_at_any_call_of_the_second_run_too_brings_each_message_once(
     story: Story, stride: int
 ) -> None:

@@ -20,7 +20,7 @@ from qrunner.maildir.crossing import Crossing
 from qrunner.switchboard import Add
 from qrunner.switchboard.disk import Disk
 from qrunner.switchboard.files import FilesSpool
-from tests.crash.calls import Calls, Point
+from tests.crash.calls import Calls, points, some_or_all
 from tests.crash.dying import Consumer, Stage
 from tests.crash.power_faults import FAULTS, FailingDisk, Fault
 from tests.crash.transitions import Step, draft
@@ -28,12 +28,6 @@ from tests.runners.letters import Box
 
 GOES = {"m0": ["out"], "m1": ["out", "third", "out"], "m2": [], "m3": ["in"]}
 ALL = Counter(f"{queue} {tag}" for tag, queues in GOES.items() for queue in queues)
-
-
-def points(calls: Sequence[str]) -> list[Point | None]:
-    """Before each call, in the middle of each write, and after the last."""
-    whole = [Point(n) for n in range(len(calls))]
-    return [*whole, *(Point(n, torn=True) for n, name in enumerate(calls) if name == "write"), None]
 
 
 class Shore:
@@ -123,7 +117,7 @@ def test_a_death_at_any_call_of_a_crossing_neither_loses_nor_doubles(shore: Shor
         shore.empty()
 
 
-@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.stress)], ids=["some", "all"])
+@some_or_all(19)
 def test_a_death_at_any_call_of_the_recovery_after_it_neither_loses_nor_doubles(
     shore: Shore, every: int
 ) -> None:
@@ -132,7 +126,7 @@ def test_a_death_at_any_call_of_the_recovery_after_it_neither_loses_nor_doubles(
     shore.judge()
     shore.empty()
     tried: set[tuple[str, ...]] = set()
-    for first in points(clean.calls)[::every]:
+    for first in points(clean.calls, every):
         shore.fill()
         shore.stage.die_in(shore.taking, first)
         recovery = shore.stage.die_in(shore.recovering, eager=True).calls

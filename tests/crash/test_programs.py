@@ -24,7 +24,7 @@ from qrunner.engine.loop import Engine
 from qrunner.programs.warden import stat_of
 from qrunner.runners.command import CommandRunner
 from qrunner.site import Site
-from tests.crash.calls import Calls, Point
+from tests.crash.calls import Calls, Point, some_or_all
 from tests.sites import TinySite, tiny_site, wait_for
 
 LOG = logging.getLogger("qrunner.check")
@@ -221,8 +221,9 @@ def die(folder: Path, point: Point) -> bool:
     return status != 0
 
 
+@some_or_all(3)
 @pytest.mark.parametrize("torn", [False, True], ids=["before it", "in the middle of it"])
-def test_death_at_each_change_of_a_file(folder: Path, torn: bool) -> None:
+def test_death_at_each_change_of_a_file(folder: Path, torn: bool, every: int) -> None:
     site = engine_in(folder).site
     site.spool.prepare(site.config.queues())
     at, died = 0, True
@@ -240,7 +241,7 @@ def test_death_at_each_change_of_a_file(folder: Path, torn: bool) -> None:
             site.spool.remove(ref)
         assert list(site.spool.peek("check")) + list(site.spool.peek("check", "shunt")) == [], at
         (folder / "runs").unlink()
-        at += 1
+        at += every
     assert at > 20
     assert os.listdir(folder / "var" / "work") == []
 

@@ -9,15 +9,12 @@ from collections import Counter
 
 import pytest
 
-from tests.crash.calls import Point
+from tests.crash.calls import points
 from tests.crash.dying import Stage
 from tests.crash.transitions import TRANSITIONS, Places, Transition, recovering, taking_the_range
 
-
-def points(calls: tuple[str, ...]) -> list[Point | None]:
-    """Before each call, in the middle of each write, and after the last."""
-    whole = [Point(n) for n in range(len(calls))]
-    return [*whole, *(Point(n, torn=True) for n, name in enumerate(calls) if name == "write"), None]
+# It makes so many calls that all of them are for the heavy tests.
+LONG = "one to twenty"
 
 
 def is_whole(transition: Transition, places: Places) -> bool:
@@ -45,13 +42,19 @@ def judge(transition: Transition, stage: Stage, *, returned: bool, before: Place
 
 
 @pytest.mark.parametrize("eager", [False, True], ids=["the next runner is slow", "the next runner is fast"])
-@pytest.mark.parametrize("name", TRANSITIONS)
-def test_a_death_at_any_call_neither_loses_nor_doubles(stage: Stage, name: str, eager: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "every"),
+    [(name, 1) for name in TRANSITIONS if name != LONG]
+    + [(LONG, 5), pytest.param(LONG, 1, marks=pytest.mark.stress)],
+)
+def test_a_death_at_any_call_neither_loses_nor_doubles(
+    stage: Stage, name: str, every: int, eager: bool
+) -> None:
     transition = TRANSITIONS[name]
     stage.fill(transition)
     clean = stage.die_in(transition.begin)
     judge(transition, stage, returned=True)
-    for point in points(clean.calls):
+    for point in points(clean.calls, every):
         stage.fill(transition)
         death = stage.die_in(transition.begin, point, eager=eager)
         # Of two entries that lie in one directory, it is synced once: such a run is over before its last point.
@@ -66,7 +69,7 @@ def test_a_death_at_any_call_neither_loses_nor_doubles(stage: Stage, name: str, 
         "claim",
         "hop with other content",
         "one to three",
-        "deferred with a report",
+        pytest.param("deferred with a report", marks=pytest.mark.stress),
         pytest.param("three to one", marks=pytest.mark.stress),
         pytest.param("other content with a report", marks=pytest.mark.stress),
         pytest.param("three held at once", marks=pytest.mark.stress),

@@ -102,7 +102,7 @@ def judge(site: CountedSite, injectors: Injectors) -> None:
 
 
 def test_what_was_accepted_arrives_once_whoever_is_killed(tmp_path: Path) -> None:
-    stream_and_kill(tmp_path, messages=160, kills=20, seed=1, durability="none")
+    stream_and_kill(tmp_path, messages=80, kills=12, seed=1, durability="none")
 
 
 @pytest.mark.stress
