@@ -214,11 +214,16 @@ def test_the_log_does_not_repeat_what_comes_and_goes(
 ) -> None:
     engine = bench.engine(Onward)
 
+    def waits() -> bool:
+        # One that comes while the machine is being looked at may still go by what was seen before.
+        if "in" not in bench.where():
+            bench.put(1)
+        return engine.patient
+
     async def story() -> None:
         for _ in range(3):
             machine.load = BUSY
-            bench.put(1)
-            await until(lambda: engine.patient, "the wait")
+            await until(waits, "the wait")
             machine.load = IDLE
             await until(lambda: "in" not in bench.where() and not engine.in_hand, "its end")
 

@@ -147,8 +147,12 @@ def test_it_can_read_its_message_twice_and_not_write_it(fake_site: MakeSite) -> 
 
 
 def test_it_leads_a_session_and_its_signals_are_as_by_default(fake_site: MakeSite) -> None:
-    # What Python itself sets up has not happened yet in a shell.
-    script = 'ps -o sid= -p $$ | tr -d " "; echo $$; grep -E "^Sig(Blk|Ign)" /proc/$$/status; exit 3'
+    # What Python itself sets up has not happened yet in a shell, which reads this without a child: while it starts one,
+    # it blocks signals.
+    script = (
+        'ps -o sid= -p $$ | tr -d " "; echo $$; '
+        'while read -r name value; do case $name in SigBlk:|SigIgn:) echo "$name $value";; esac; done </proc/$$/status; exit 3'
+    )
     session, pid, blocked, ignored = printed(fake_site, shell(script)).splitlines()
     assert session == pid
     # 32 and 33 belong to the C library, which lets nobody set them: whatever started us may have left them ignored.
