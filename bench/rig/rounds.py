@@ -71,9 +71,7 @@ def report(
     """
     ways = [_way(name, figures, found[peer]) for name, figures in found.items()]
     if asked.json:
-        print(
-            json.dumps({"claim": asdict(claim), "peer": peer, "count": asked.count, "ways": ways}, indent=2)
-        )
+        print(json.dumps({"claim": asdict(claim), "peer": peer, "count": asked.count, "ways": ways}))
         return 0
     width = max(map(len, found))
     print(f"{claim.work} ({claim.unit})")
