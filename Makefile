@@ -43,7 +43,8 @@ test: setup  ## the tests, the heavy ones left out
 
 stress: setup  ## the heavy tests: minutes, not seconds
 	@tests/wants
-	@$(PYTEST) -m stress $(TESTS)
+	@$(PYTEST) -n 2 --dist loadfile -m 'stress and not alone' $(TESTS)
+	@$(PYTEST) -m alone $(TESTS)
 
 check: lint types test  ## format, lint, types and tests: what CI runs
 

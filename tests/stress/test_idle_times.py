@@ -16,6 +16,8 @@ from qrunner.site import Site
 from tests.sites import TinySite, tiny_site, wait_for
 from tests.test_dsn import sample
 
+pytestmark = pytest.mark.alone
+
 MAIL = 50
 BURN = "while True: pass"
 # What else there is on the machine that runs this may take its time to end.
