@@ -2,7 +2,8 @@
 
 A benchmark is a program in this folder. It measures its peer in the same run, prints both and their ratio, and
 takes `--quick` for a rough figure in seconds. What it prints of one machine says nothing of another; the ratio does.
-With `--write` the results are kept: `docs/performance.json`, a table in `docs/PERFORMANCE.md`, and `docs/performance.svg`.
+With `--write` the results are kept: `docs/performance.json`, a table in `docs/PERFORMANCE.md`,
+`docs/performance.svg`, and `docs/curves.svg`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rig.drawing import drawing
+from rig.plotting import curves
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -101,6 +103,7 @@ def write(found: list[dict[str, Any]], *, quick: bool) -> None:
     }
     path.write_text(json.dumps({**about, "found": every}, indent=1) + "\n")
     (DOCS / "performance.svg").write_text(drawing(every))
+    (DOCS / "curves.svg").write_text(curves(every))
     head = "| bench | work | qrunner | peer, in the same run | ratio | to reach |\n|---|---|---|---|---|---|"
     text = f"Measured {about['date']} on {about['machine']}{', roughly' if quick else ''}.\n\n{head}\n{table(every)}"
     page = DOCS / "PERFORMANCE.md"

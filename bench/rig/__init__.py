@@ -9,6 +9,7 @@ module          what it has
 ``sites``       a site of qrunner under its real master
 ``hosts``       many SMTP hosts and a name server, some of which hang
 ``runners``     runners of a site, each in a process that says what it has cost
+``drawing``     the ratios as a picture; ``plotting``: the curves
 ``rounds``      ways measured in turns, their medians, and how they compare with the peer's
 ==============  ======================================================================================
 """

@@ -18,7 +18,8 @@ _ROUNDS = 15
 class Claim:
     """What a benchmark is to show.
 
-    :param unit: of the figures. ``at_least``, ``at_most``: the ratio to the peer that is to be reached.
+    :param unit: of the figures. ``at_least``, ``at_most``: the ratio to the peer that is to be reached. ``curve``, ``at``:
+        of several claims, each with another load, the curve that they make and where on it this one is.
     """
 
     name: str
@@ -26,6 +27,8 @@ class Claim:
     unit: str
     at_least: float | None = None
     at_most: float | None = None
+    curve: str = ""
+    at: float = 0.0
 
     def is_met(self, ratio: float) -> bool:
         """Whether the ratio is what was to be reached."""
