@@ -38,15 +38,26 @@ class Claim:
 
 
 def options(
-    text: str | None, *, runs: int, quick_runs: int, count: int = 0, quick_count: int = 0
+    text: str | None,
+    *,
+    runs: int,
+    quick_runs: int,
+    count: int = 0,
+    quick_count: int = 0,
+    writes: bool = False,
 ) -> argparse.Namespace:
-    """The command line that all benchmarks have."""
+    """The command line that all benchmarks have.
+
+    :param writes: it has a page of its own to keep.
+    """
     parser = argparse.ArgumentParser(description=(text or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a rough figure, in seconds")
     parser.add_argument("--runs", type=int)
     parser.add_argument("--count", type=int)
     parser.add_argument("--directory", help="on the file system to measure; default: a temporary one")
     parser.add_argument("--json", action="store_true")
+    if writes:
+        parser.add_argument("--write", action="store_true", help="keep the figures in docs/")
     asked = parser.parse_args()
     asked.runs = asked.runs or (quick_runs if asked.quick else runs)
     asked.count = asked.count or (quick_count if asked.quick else count)
