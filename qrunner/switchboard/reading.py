@@ -73,9 +73,11 @@ def open_path(path: str, queue: str, name: Name) -> Opened:
     fd = _opened(path)
     try:
         about = os.fstat(fd)
-        if stat.S_ISREG(about.st_mode) and about.st_size > _PIECE:
+        if not stat.S_ISREG(about.st_mode):
+            raise CorruptEntry("it is not a regular file")
+        if about.st_size > _PIECE:
             return _in_parts(fd, about.st_size, queue, name)
-        return open_file(queue, name, _whole(fd))
+        return open_file(queue, name, _read(fd, about.st_size))
     finally:
         os.close(fd)
 
