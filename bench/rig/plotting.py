@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 Line = Sequence[tuple[float, float]]
 
 _WIDE, _HIGH, _LEFT, _TOP, _GAP = 230, 190, 64, 52, 92
+# Labels that are nearer to each other could not be read.
+_APART = 28.0
 _COLOURS = ("#888888", "#4a7db5", "#c0702a", "#3a8a4a")
 
 
@@ -42,35 +45,59 @@ def plotted(plots: Sequence[tuple[str, Mapping[str, Line]]]) -> str:
     return "\n".join([*text, "</svg>", ""])
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """Where in the picture a plot is, and what of the world it shows."""
+
+    left: int
+    xs: Sequence[float]
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, left: int, points: Sequence[tuple[float, float]]) -> _Frame:
+        ys = [y for _, y in points]
+        low, high = (10 ** whole(math.log10(y)) for whole, y in ((math.floor, min(ys)), (math.ceil, max(ys))))
+        return cls(left, sorted({x for x, _ in points}), low, high if high > low else low * 10)
+
+    def x(self, value: float) -> float:
+        return self.left + _WIDE * _share(value, self.xs[0], self.xs[-1])
+
+    def y(self, value: float) -> float:
+        return _TOP + _HIGH * (1 - _share(value, self.low, self.high))
+
+
 def _plot(left: int, title: str, lines: Mapping[str, Line]) -> list[str]:
-    points = [point for line in lines.values() for point in line]
-    xs, ys = sorted({x for x, _ in points}), [y for _, y in points]
-    low, high = 10 ** math.floor(math.log10(min(ys))), 10 ** math.ceil(math.log10(max(ys) * 1.001))
+    frame = _Frame.around(left, [point for line in lines.values() for point in line])
+    text = [f'<text x="{left}" y="18" font-weight="bold">{escape(title)}</text>', *_axes(frame)]
+    for number, (name, line) in enumerate(lines.items()):
+        text += _line(frame, sorted(line), _COLOURS[number % len(_COLOURS)])
+        place = f'x="{left + number * 110}" y="38" fill="{_COLOURS[number % len(_COLOURS)]}"'
+        text.append(f"<text {place}>{escape(name)}</text>")
+    return text
 
-    def x_at(x: float) -> float:
-        return left + _WIDE * _share(x, xs[0], xs[-1])
 
-    def y_at(y: float) -> float:
-        return _TOP + _HIGH * (1 - _share(y, low, high))
-
-    text = [f'<text x="{left}" y="18" font-weight="bold">{escape(title)}</text>']
-    text.append(f'<rect x="{left}" y="{_TOP}" width="{_WIDE}" height="{_HIGH}" fill="none" stroke="#bbb"/>')
-    text += [
-        f'<text x="{x_at(x):.0f}" y="{_TOP + _HIGH + 16}" text-anchor="middle">{_short(x)}</text>' for x in xs
-    ]
-    step = low
-    while step <= high:
-        y = y_at(step)
+def _axes(frame: _Frame) -> list[str]:
+    left, below = frame.left, _TOP + _HIGH + 16
+    text = [f'<rect x="{left}" y="{_TOP}" width="{_WIDE}" height="{_HIGH}" fill="none" stroke="#bbb"/>']
+    labelled = -_APART
+    for x in frame.xs:
+        if frame.x(x) - labelled >= _APART:
+            labelled = frame.x(x)
+            text.append(f'<text x="{labelled:.0f}" y="{below}" text-anchor="middle">{_short(x)}</text>')
+    step = frame.low
+    while step <= frame.high:
+        y = frame.y(step)
         text.append(f'<line x1="{left}" y1="{y:.0f}" x2="{left + _WIDE}" y2="{y:.0f}" stroke="#eee"/>')
         text.append(f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">{_short(step)}</text>')
         step *= 10
-    for number, (name, line) in enumerate(lines.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in sorted(line))
-        text.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        text += [f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3" fill="{colour}"/>' for x, y in line]
-        text.append(f'<text x="{left + number * 110}" y="38" fill="{colour}">{escape(name)}</text>')
     return text
+
+
+def _line(frame: _Frame, line: Line, colour: str) -> list[str]:
+    path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in line)
+    dots = [f'<circle cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3" fill="{colour}"/>' for x, y in line]
+    return [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>', *dots]
 
 
 def _share(value: float, low: float, high: float) -> float:
