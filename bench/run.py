@@ -2,7 +2,8 @@
 
 A benchmark is a program in this folder. It measures its peer in the same run, prints both and their ratio, and
 takes `--quick` for a rough figure in seconds. What it prints of one machine says nothing of another; the ratio does.
-With `--write` the results are kept: `docs/performance.json`, a table in `docs/PERFORMANCE.md`, and `docs/performance.svg`.
+With `--write` the results are kept: `docs/performance.json`, a table in `docs/PERFORMANCE.md`,
+`docs/performance.svg`, `docs/curves.svg`; and `scale` writes the figures of `docs/SCALE.md`.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rig.about import machine
 from rig.drawing import drawing
+from rig.plotting import curves
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
+# They keep a page of their own as well.
+WRITERS = ("scale",)
 BEGIN, END = "<!-- figures: written by `make bench` -->", "<!-- end of figures -->"
 
 
@@ -52,6 +56,7 @@ def run(name: str, asked: argparse.Namespace) -> list[dict[str, Any]] | None:
     command = [sys.executable, str(HERE / f"{name}.py"), "--json"]
     command += ["--quick"] if asked.quick else []
     command += ["--directory", asked.directory] if asked.directory else []
+    command += ["--write"] if asked.write and name in WRITERS else []
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
     if done.returncode:
@@ -101,24 +106,12 @@ def write(found: list[dict[str, Any]], *, quick: bool) -> None:
     }
     path.write_text(json.dumps({**about, "found": every}, indent=1) + "\n")
     (DOCS / "performance.svg").write_text(drawing(every))
+    (DOCS / "curves.svg").write_text(curves(every))
     head = "| bench | work | qrunner | peer, in the same run | ratio | to reach |\n|---|---|---|---|---|---|"
     text = f"Measured {about['date']} on {about['machine']}{', roughly' if quick else ''}.\n\n{head}\n{table(every)}"
     page = DOCS / "PERFORMANCE.md"
     before, _, rest = page.read_text().partition(BEGIN)
     page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
-
-
-def machine() -> str:
-    """What this was measured on, without its name."""
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.machine(),
-    )
-    return f"{os.cpu_count()} cores ({model}), Linux {platform.release().split('-')[0]}, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

@@ -213,14 +213,30 @@ def open_file(queue: str, name: Name, data: bytes) -> Opened:
     """
     json_len, message_len, digest = lengths(data, len(data))
     body = HEAD_SIZE + json_len
-    if (
-        sha1(data[:_PROVED] + data[HEAD_SIZE : body + message_len], usedforsecurity=False).hexdigest()
-        != digest
-    ):
+    return _proved(
+        queue, name, digest, data[:body], data[body : body + message_len], data[body + message_len :]
+    )
+
+
+def open_parts(queue: str, name: Name, head: bytes, message: bytes, tail: bytes) -> Opened:
+    """``open_file`` of a file that was read as its header and JSON, its message and its history.
+
+    :raises CorruptEntry: it says what is wrong.
+    """
+    json_len, message_len, digest = lengths(head, len(head) + len(message) + len(tail))
+    if (len(head), len(message)) != (HEAD_SIZE + json_len, message_len):
+        raise CorruptEntry("it changed while it was read")
+    return _proved(queue, name, digest, head, message, tail)
+
+
+def _proved(queue: str, name: Name, digest: str, head: bytes, message: bytes, tail: bytes) -> Opened:
+    proof = sha1(head[:_PROVED] + head[HEAD_SIZE:], usedforsecurity=False)
+    proof.update(message)
+    if proof.hexdigest() != digest:
         raise CorruptEntry("the checksum does not fit the content")
     try:
-        fields = json.loads(data[HEAD_SIZE:body])
-        opened = _opened(queue, name, fields, data[body : body + message_len], data[body + message_len :])
+        fields = json.loads(head[HEAD_SIZE:])
+        opened = _opened(queue, name, fields, message, tail)
     except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CorruptEntry(f"the envelope can't be read: {error!r}") from None
     if fields.get("id", digest) != name.id:

@@ -283,8 +283,11 @@ def header_block(message: bytes) -> bytes:
     """The message's headers, up to the empty line (RFC 5322 section 2.1), whatever ends its lines."""
     if message.startswith((b"\n", b"\r\n")):
         return b""
-    ends = [at for at in (message.find(b"\n\n"), message.find(b"\n\r\n")) if at >= 0]
-    return message[: min(ends) + 1] if ends else message
+    end = message.find(b"\n\n")
+    # Looked for in the rest as well, it would cost a pass over all of a large message.
+    other = message.find(b"\n\r\n", 0, end + 2 if end >= 0 else len(message))
+    end = other if other >= 0 else end
+    return message[: end + 1] if end >= 0 else message
 
 
 def received_count(message: bytes) -> int:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qrunner.errors import CorruptEntry
 from qrunner.format import Name, open_file, seal
-from qrunner.message import Draft, Entry, Envelope, Forward, Recipient, still_owed
+from qrunner.message import Draft, Entry, Envelope, Forward, Recipient, header_block, still_owed
 
 ROOT = Path(__file__).parent.parent
 CORPUS = sorted((ROOT / "tests" / "corpus").glob("*.eml"))
@@ -250,3 +250,14 @@ def test_a_file_that_looks_like_ours_inside_a_message_is_a_message() -> None:
     message = odd(ROOT / "tests" / "corpus" / "looks-like-ours.eml")
     with pytest.raises(CorruptEntry):
         open_file("in", Name(1, "0" * 40), message)
+
+
+@given(st.lists(st.sampled_from([b"a", b"\n", b"\r", b"\r\n", b"\n\n", b": "]), max_size=12).map(b"".join))
+def test_headers_end_at_the_first_empty_line_whatever_ends_it(message: bytes) -> None:
+    found = header_block(message)
+    assert message.startswith(found)
+    ends = [at for at in (message.find(b"\n\n"), message.find(b"\n\r\n")) if at >= 0]
+    if message.startswith((b"\n", b"\r\n")):
+        assert found == b""
+    else:
+        assert found == (message[: min(ends) + 1] if ends else message)

@@ -9,6 +9,10 @@ module          what it has
 ``sites``       a site of qrunner under its real master
 ``hosts``       many SMTP hosts and a name server, some of which hang
 ``runners``     runners of a site, each in a process that says what it has cost
+``fitting``     what things cost here, for the model; ``model``: a site on one machine, simulated
+``synced``      a runner that syncs each outcome
+``about``       what machine this is
+``drawing``     the ratios as a picture; ``plotting``: the curves
 ``rounds``      ways measured in turns, their medians, and how they compare with the peer's
 ==============  ======================================================================================
 """

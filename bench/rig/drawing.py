@@ -1,4 +1,7 @@
-"""The results as one picture: a bar for each way, as long as its ratio to the peer, and a mark where it is to be."""
+"""The results as one picture: a bar for each way, as long as its ratio to the peer, and a mark where it is to be.
+
+Points of a curve are left to ``plotting``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ def drawing(found: Sequence[dict[str, Any]]) -> str:
         (document["claim"], way)
         for document in found
         for way in document["ways"]
-        if way["name"] != document["peer"]
+        if way["name"] != document["peer"] and not document["claim"].get("curve")
     ]
     most = max([1.0, *(_goal(claim) or 0 for claim, _ in bars), *(way["ratio"] for _, way in bars)]) * 1.05
     height = _TOP + _LINE * len(bars) + 10

@@ -18,7 +18,8 @@ _ROUNDS = 15
 class Claim:
     """What a benchmark is to show.
 
-    :param unit: of the figures. ``at_least``, ``at_most``: the ratio to the peer that is to be reached.
+    :param unit: of the figures. ``at_least``, ``at_most``: the ratio to the peer that is to be reached. ``curve``, ``at``:
+        of several claims, each with another load, the curve that they make and where on it this one is.
     """
 
     name: str
@@ -26,6 +27,8 @@ class Claim:
     unit: str
     at_least: float | None = None
     at_most: float | None = None
+    curve: str = ""
+    at: float = 0.0
 
     def is_met(self, ratio: float) -> bool:
         """Whether the ratio is what was to be reached."""
@@ -35,15 +38,26 @@ class Claim:
 
 
 def options(
-    text: str | None, *, runs: int, quick_runs: int, count: int = 0, quick_count: int = 0
+    text: str | None,
+    *,
+    runs: int,
+    quick_runs: int,
+    count: int = 0,
+    quick_count: int = 0,
+    writes: bool = False,
 ) -> argparse.Namespace:
-    """The command line that all benchmarks have."""
+    """The command line that all benchmarks have.
+
+    :param writes: it has a page of its own to keep.
+    """
     parser = argparse.ArgumentParser(description=(text or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a rough figure, in seconds")
     parser.add_argument("--runs", type=int)
     parser.add_argument("--count", type=int)
     parser.add_argument("--directory", help="on the file system to measure; default: a temporary one")
     parser.add_argument("--json", action="store_true")
+    if writes:
+        parser.add_argument("--write", action="store_true", help="keep the figures in docs/")
     asked = parser.parse_args()
     asked.runs = asked.runs or (quick_runs if asked.quick else runs)
     asked.count = asked.count or (quick_count if asked.quick else count)

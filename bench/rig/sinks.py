@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import selectors
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,29 +41,46 @@ def until(condition: object, limit_s: float = 60.0, what: str = "it") -> None:
 
 @dataclass
 class Sink:
-    """A running smtp-sink. ``taken``: messages so far; ``times``: pairs of a time and how many had come by then."""
+    """A running smtp-sink. ``taken``: messages so far; ``times``: pairs of a time and how many had come by then;
+    ``began_s``: when the first connection since the last ``forget`` was there."""
 
     port: int
     process: subprocess.Popen[bytes]
     taken: int = 0
     times: list[tuple[float, int]] = field(default_factory=list)
+    began_s: float | None = None
+    _quiet: int = 0
+    _has_ended: bool = False
+    _news: threading.Condition = field(default_factory=threading.Condition)
     _tail: bytes = b""
 
     def forget(self) -> None:
         """Begins a new count, with a sink that is quiet."""
-        self._read(0)
-        self._base = self.taken
-        self.times.clear()
+        with self._news:
+            self._base = self.taken
+            self.times.clear()
+            self.began_s, self._quiet = None, self._open()
 
     _base: int = 0
 
     def wait(self, count: int, limit_s: float = 300.0) -> None:
         """Until so many have come since the last ``forget``."""
         end = time.monotonic() + limit_s
-        while self.taken - self._base < count:
-            if time.monotonic() > end:
-                raise TimeoutError(f"{self.taken - self._base} of {count} messages came within {limit_s:g} s")
-            self._read(0.2)
+        with self._news:
+            while self.taken - self._base < count:
+                if self._has_ended:
+                    raise EOFError("smtp-sink has ended")
+                if time.monotonic() > end:
+                    raise TimeoutError(
+                        f"{self.taken - self._base} of {count} messages came within {limit_s:g} s"
+                    )
+                if self.began_s is None and self._open() > self._quiet:
+                    self.began_s = time.monotonic()
+                self._news.wait(0.2 if self.began_s else 0.01)
+
+    def _open(self) -> int:
+        """How many files it has open, connections among them: it counts a session when that has ended."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def rate(self, skip: float = 0.05) -> float:
         """Messages a second, from the first of them (but for a share at the beginning, while connections are made) to
@@ -73,16 +90,22 @@ class Sink:
         first_s, first = next(pair for pair in counts if pair[1] >= skip * last)
         return (last - first) / (last_s - first_s)
 
-    def _read(self, limit_s: float) -> None:
+    def rate_from_connection(self) -> float:
+        """Messages a second, from the first connection to the last of them: for messages that are few and large."""
+        assert self.began_s is not None
+        last_s, last = self.times[-1]
+        return (last - self._base) / (last_s - self.began_s)
+
+    def follow(self) -> None:
+        """Reads what it says until it ends: in a thread, since a sink that nobody listens to stands still."""
         assert self.process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            while selector.select(limit_s):
-                data = os.read(self.process.stdout.fileno(), 1 << 16)
-                if not data:
-                    raise EOFError("smtp-sink has ended")
+        while data := os.read(self.process.stdout.fileno(), 1 << 16):
+            with self._news:
                 self._count(data)
-                limit_s = 0
+                self._news.notify_all()
+        with self._news:
+            self._has_ended = True
+            self._news.notify_all()
 
     def _count(self, data: bytes) -> None:
         *lines, self._tail = (self._tail + data).split(b"\r")
@@ -104,7 +127,9 @@ def smtp_sink(*options: str) -> Iterator[Sink]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         until(lambda: listens(port), what="smtp-sink")
-        yield Sink(port, process)
+        sink = Sink(port, process)
+        threading.Thread(target=sink.follow, daemon=True).start()
+        yield sink
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()

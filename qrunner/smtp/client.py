@@ -17,7 +17,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,14 +105,15 @@ class SmtpChannel:
             raise Lost("the host closed the connection" if gone else "the host spoke without being asked")
 
     async def body(self, message: bytes, before_dot: BeforeDot) -> Reply:
-        text = wire.body(message)
         try:
-            last = (len(text) - 1) // PIECE * PIECE if text else 0
-            for start in range(0, last, PIECE):
-                await self._write(text[start : start + PIECE])
+            last = b""
+            for piece in _pieces(message):
+                if last:
+                    await self._write(last)
+                last = piece
             self._must_be_clean()
             before_dot()
-            return await self._finish(text[last:] + wire.END)
+            return await self._finish(last + wire.END)
         except BaseException:
             # What is still unsent must stay unsent: a message cut off is no message, one ended by us would be.
             self.abort()
@@ -159,6 +160,13 @@ class SmtpChannel:
         except (SMTPException, OSError) as error:
             self.abort()
             raise Lost(_words(error, "before the greeting")) from error
+
+
+def _pieces(message: bytes) -> Iterator[bytes]:
+    """What is written at a time: each must move within the time for data, so one long line is cut."""
+    for text in wire.pieces(message):
+        for start in range(0, len(text), PIECE):
+            yield text[start : start + PIECE]
 
 
 def _verb(line: bytes) -> str:

@@ -7,12 +7,13 @@ line (SMTP smuggling): on the wire every CR and LF is one half of a CRLF.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from qrunner.message import Envelope, Recipient
 
 END = b".\r\n"
+_PIECE = 60 << 10
 
 # Quoted strings may hold anything but controls; outside of them nothing that could end the path (RFC 5321
 # section 4.1.2). What is left to the host: whether such an address makes sense.
@@ -35,19 +36,54 @@ def body(message: bytes) -> bytes:
 
     CRLF and LF become CRLF, a bare CR a space, a missing last line end is added, leading dots are doubled.
     """
-    text = re.sub(rb"\r(?!\n)", b" ", message) if b"\r" in message else message
-    text = text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    if text and not text.endswith(b"\r\n"):
-        text += b"\r\n"
-    if text.startswith(b"."):
-        text = b"." + text
-    return text.replace(b"\r\n.", b"\r\n..")
+    return b"".join(pieces(message))
+
+
+def pieces(message: bytes) -> Iterator[bytes]:
+    """``body``, some lines at a time: what is in hand twice is a piece, however large the message is."""
+    return (_stuffed(_by_the_line(part)) for part in _cut(message))
 
 
 def size(message: bytes) -> int:
     """How long the message is on the wire: with every line end, without the doubled dots (RFC 1870 section 3)."""
-    bare = message.count(b"\n") - message.count(b"\r\n")
-    return len(message) + bare + (2 if message and not message.endswith(b"\n") else 0)
+    return sum(len(_by_the_line(part)) for part in _cut(message))
+
+
+def _cut(message: bytes) -> Iterator[bytes]:
+    """Whole lines; a longer piece than others is one line."""
+    if len(message) <= _PIECE:
+        return iter((message,) if message else ())
+    return _parts(message)
+
+
+def _parts(message: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(message):
+        end = message.rfind(b"\n", start, start + _PIECE) + 1
+        if not end:
+            end = message.find(b"\n", start + _PIECE) + 1 or len(message)
+        yield message[start:end]
+        start = end
+
+
+def _by_the_line(text: bytes) -> bytes:
+    """Every line ends with CRLF, and nothing else has either."""
+    # One byte at a time is looked for: looking for two costs several times as much.
+    if b"\r" in text:
+        plain = text.replace(b"\r", b"").replace(b"\n", b"\r\n")
+        if plain != text:
+            text = re.sub(rb"\r(?!\n)", b" ", text)
+            plain = text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    else:
+        plain = text.replace(b"\n", b"\r\n")
+    return plain if plain.endswith(b"\r\n") else plain + b"\r\n"
+
+
+def _stuffed(lines: bytes) -> bytes:
+    if b"." not in lines:
+        return lines
+    text = lines.replace(b"\r\n.", b"\r\n..")
+    return b"." + text if text.startswith(b".") else text
 
 
 def unstuffed(text: bytes) -> bytes:

@@ -7,7 +7,7 @@ import os
 import stat
 
 from qrunner.errors import CorruptEntry
-from qrunner.format import HEAD_SIZE, Name, Opened, lengths, open_file
+from qrunner.format import HEAD_SIZE, Name, Opened, lengths, open_file, open_parts
 
 LONGEST_TAIL = 256 << 20
 # What waiting can mend says nothing about the file; everything else does.
@@ -73,13 +73,28 @@ def open_path(path: str, queue: str, name: Name) -> Opened:
     fd = _opened(path)
     try:
         about = os.fstat(fd)
-        limit = None
-        if stat.S_ISREG(about.st_mode):
-            if about.st_size <= _PIECE:
-                return open_file(queue, name, _read(fd, about.st_size))
-            # Before it is read: a stranger's file can be larger than our memory.
-            json_len, message_len, _ = lengths(os.pread(fd, HEAD_SIZE, 0), about.st_size)
-            limit = HEAD_SIZE + json_len + message_len + LONGEST_TAIL
-        return open_file(queue, name, _whole(fd, limit))
+        if not stat.S_ISREG(about.st_mode):
+            raise CorruptEntry("it is not a regular file")
+        if about.st_size > _PIECE:
+            return _in_parts(fd, about.st_size, queue, name)
+        return open_file(queue, name, _read(fd, about.st_size))
     finally:
         os.close(fd)
+
+
+def _in_parts(fd: int, size: int, queue: str, name: Name) -> Opened:
+    """A large entry, its message read to where it stays: a copy of it costs as much as its checksum."""
+    # Before it is read: a stranger's file can be larger than our memory.
+    json_len, message_len, _ = lengths(os.pread(fd, HEAD_SIZE, 0), size)
+    if size > HEAD_SIZE + json_len + message_len + LONGEST_TAIL:
+        raise CorruptEntry(f"it is longer than {HEAD_SIZE + json_len + message_len + LONGEST_TAIL} bytes")
+    head, message = _part(fd, HEAD_SIZE + json_len), _part(fd, message_len)
+    return open_parts(queue, name, head, message, _read(fd, size - len(head) - len(message)))
+
+
+def _part(fd: int, size: int) -> bytes:
+    """So many bytes, if there are as many."""
+    data = os.read(fd, size) if size else b""
+    while len(data) < size and (more := os.read(fd, size - len(data))):
+        data += more
+    return data

@@ -45,6 +45,21 @@ def test_no_message_can_end_itself(message: bytes) -> None:
     assert wire.size(message) == len(wire.unstuffed(body))
 
 
+@given(
+    st.lists(
+        st.sampled_from([b"\r", b"\n", b".", b"a" * 9_000, b"b" * 70_000, b"\r\n", b"\n.", b"\r\n."]),
+        max_size=30,
+    ).map(b"".join)
+)
+def test_a_large_message_is_the_same_in_pieces(message: bytes) -> None:
+    bare = re.sub(rb"\r(?!\n)", b" ", message).replace(b"\r\n", b"\n")
+    whole = re.sub(rb"(?m)^\.", b"..", bare).replace(b"\n", b"\r\n")
+    whole += b"\r\n" if whole and not whole.endswith(b"\r\n") else b""
+    assert b"".join(wire.pieces(message)) == whole
+    assert wire.size(message) == len(wire.unstuffed(whole))
+    assert all(piece.endswith(b"\r\n") for piece in wire.pieces(message))
+
+
 @pytest.mark.parametrize(
     "address",
     [
