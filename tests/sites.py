@@ -209,7 +209,9 @@ class TinySite:
 
         def up() -> int | None:
             found = [one for one in self.master.processes if f"{one.name}/{one.slice}" == label and one.is_up]
-            return found[0].pid if found else None
+            pid = found[0].pid if found else None
+            # The master hears of a death a moment after it.
+            return pid if pid is not None and is_alive(pid) else None
 
         pid = wait_for(up)
         assert pid is not None
