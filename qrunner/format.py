@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from types import MappingProxyType
@@ -33,6 +33,8 @@ _PROVED = 32
 _LONGEST_JSON = 99_999_999
 _ANSWERS = frozenset({"delivered", "failed", "deferred", "ambiguous", "attempt", "expired", "rewrite"})
 _HEAD = re.compile(rb"qrunner ([0-9]{1,4}) ([0-9]{8}) ([0-9]{12}) ([0-9a-f]{40})\n\Z")
+READY_LENGTH = 61
+_DIGITS = b"0123456789abcdef"
 _NAME = re.compile(r"([0-9]{20})\+([0-9a-f]{40})(?:\.(.+))?\Z", re.DOTALL)
 _CLAIMANT = re.compile(r"([0-9]+),([0-9a-f]+),([0-9]+),([0-9a-f]+),([^/,]+)\Z")
 
@@ -87,6 +89,31 @@ def parse_name(text: str) -> Name | None:
     if not who:
         return None
     return Name(int(due), id, Claimant(int(who[1]), who[2], int(who[3]), who[4], who[5]))
+
+
+def sorted_out(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those that are ready names, in order, and the others: what ``parse_name`` would say, at a tenth of the cost."""
+    ready = [name for name in names if len(name) == READY_LENGTH]
+    others = [] if len(ready) == len(names) else [name for name in names if len(name) != READY_LENGTH]
+    ready.sort()
+    if not _are_ready(ready):
+        others += [name for name in ready if parse_name(name) is None]
+        ready = [name for name in ready if parse_name(name) is not None]
+    return ready, others
+
+
+def _are_ready(names: Sequence[str]) -> bool:
+    """Of sorted names of the right length: all are looked at together, a column of digits at a time."""
+    text = "".join(names)
+    if not text.isascii() or not text:
+        return not text
+    plus = "+" * len(names)
+    return (
+        text[20::READY_LENGTH] == plus
+        and text.encode().translate(None, _DIGITS) == plus.encode()
+        and all(text[column::READY_LENGTH].isdigit() for column in range(20))
+        and int(names[-1][:20]) <= LAST_DUE_NS
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,9 +75,9 @@ class FilesLease:
         self._index.begin()
         if self._bell is not None:
             self._bell.lost_count = False
-        found, keys = self._recovery.look_through()
+        found, keys, rows = self._recovery.look_through()
         self._renewed.clear()
-        self._index.replace(keys)
+        self._index.replace(keys, rows)
         return found
 
     def due(self, now_ns: int, limit: int) -> Sequence[Ref]:

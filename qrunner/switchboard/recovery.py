@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from qrunner.clock import Clock
@@ -24,7 +24,7 @@ from qrunner.message import SETTLED, Entry, relayed
 from qrunner.switchboard import Claim, Recovered, hands
 from qrunner.switchboard.disk import HIDDEN, Disk, append, rename_new
 from qrunner.switchboard.hops import Hops, is_ours, move
-from qrunner.switchboard.index import key_of
+from qrunner.switchboard.index import Row, key_of
 from qrunner.switchboard.layout import Layout
 from qrunner.switchboard.leases import (
     HeldLease,
@@ -35,6 +35,7 @@ from qrunner.switchboard.leases import (
     registry,
     sweep,
 )
+from qrunner.switchboard.listing import Lister
 from qrunner.switchboard.poison import ambiguous_line, crash_mark, is_poison, shunt_line
 from qrunner.switchboard.reading import names_in, open_path
 
@@ -61,25 +62,24 @@ class Recovery:
         self._layout, self._disk, self._clock, self._queue = layout, disk, clock, queue
         self._held, self._range, self._mine = held, held.holder.range, held.holder
         self._max_crashes, self._log, self._hops, self._in_hand = max_crashes, log, hops, in_hand
+        self._lister = Lister(self._range, clock)
         self._said: set[str] = set()
 
-    def look_through(self) -> tuple[Recovered, list[bytes]]:
-        """Recovers, and lists what is ready."""
+    def look_through(self) -> tuple[Recovered, list[bytes], list[Row]]:
+        """Recovers, and lists what is ready: directory by directory in rows, and what was moved meanwhile."""
         # Asked once a nonce: whom the hops take for alive may not be dead to the claims, whose fate a hop may name.
         is_live = functools.cache(self._is_live)
         found = Recovered(rolled=self._roll_forward(is_live), looked=self._died_looking(is_live))
         found.rolled += hands.settle(self._layout, self._hops.disk, self._queue, is_live)
         keys: list[bytes] = []
         dead: list[tuple[str, Name]] = []
-        for directory in self._layout.directories(self._queue, part=self._range):
-            for path, name in self._entries(directory):
-                if name.claimant is None:
-                    keys.append(self._key(path, name))
-                elif path not in self._in_hand:
-                    dead.append((path, name))
+        looks = self._lister.look(self._layout.directories(self._queue, part=self._range))
+        for directory, look in looks:
+            keys.extend(self._set_right(directory, name, written_ns) for name, written_ns in look.ahead)
+            dead.extend(self._claims(directory, look.others))
         keys.extend(self._recover(dead, found, is_live))
         sweep(self._held.directory, self._clock.now_ns() / 1e9 - 7 * _DAY_S)
-        return found, keys
+        return found, keys, [look.row for _, look in looks]
 
     def _died_looking(self, is_live: Callable[[str], bool]) -> bool:
         """Whether one of those who looked at what was due has died of it."""
@@ -91,12 +91,13 @@ class Recovery:
                     mark_looking(directory, nonce, on=False)
         return died
 
-    def _entries(self, directory: str) -> Iterator[tuple[str, Name]]:
-        for text in names_in(directory):
+    def _claims(self, directory: str, names: Iterable[str]) -> Iterator[tuple[str, Name]]:
+        """Of names that are not those of ready entries: the claimed ones of the range that are not in our hand."""
+        for text in names:
             path = f"{directory}/{text}"
             name = parse_name(text)
             if name is not None:
-                if self._range.owns(name.id):
+                if self._range.owns(name.id) and path not in self._in_hand:
                     yield path, name
             elif text.startswith(HIDDEN):
                 self._sweep_old(path)
@@ -129,17 +130,15 @@ class Recovery:
             return
         self._log.error("set aside as bad path=%s: %s", visible(target), why)
 
-    def _key(self, path: str, name: Name) -> bytes:
-        now = self._clock.now_ns()
-        if name.due_ns <= now:
+    def _set_right(self, directory: str, text: str, written_ns: int) -> bytes:
+        """The clock was set back since it was written: what counts is the delay that it was given."""
+        name = parse_name(text)
+        assert name is not None
+        due_ns = self._clock.now_ns() + max(0, name.due_ns - written_ns)
+        try:
+            return _key_of(move(f"{directory}/{text}", directory, due_ns, name.id))
+        except OSError:
             return key_of(name.due_ns, name.id)
-        # Written in the future means that the clock was set back since: what counts is the delay it was given.
-        with contextlib.suppress(OSError):
-            written = os.lstat(path).st_ctime_ns
-            if written > now + 2_000_000_000:
-                due = now + max(0, name.due_ns - written)
-                return _key_of(move(path, os.path.dirname(path), due, name.id))
-        return key_of(name.due_ns, name.id)
 
     def _roll_forward(self, is_live: Callable[[str], bool]) -> int:
         names = names_in(self._hops.directory)
