@@ -86,6 +86,8 @@ def _of(way: dict[str, Any], document: dict[str, Any]) -> str:
 
 
 def _wanted(claim: dict[str, Any]) -> str:
+    if claim.get("below") is not None:
+        return f"< {claim['below']:g} {claim['unit']}"
     if claim["at_least"] is not None:
         return f"≥ {claim['at_least']:g} ×"
     return f"≤ {claim['at_most']:g} ×" if claim["at_most"] is not None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -58,4 +59,10 @@ def to_ns(moment: datetime) -> int:
 
 def rfc3339(ns: int) -> str:
     """RFC 3339 with zone, to the millisecond: ``2026-11-21T07:30:00.000Z``."""
-    return to_datetime(ns).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, rest = divmod(max(0, min(ns, _LAST_NS)), 10**9)
+    return f"{_to_the_second(seconds)}.{rest // 10**6:03d}Z"
+
+
+@functools.lru_cache(10_000)
+def _to_the_second(seconds: int) -> str:
+    return to_datetime(seconds * 10**9).replace(tzinfo=None).isoformat(timespec="seconds")

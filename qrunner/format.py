@@ -24,7 +24,7 @@ from typing import Any
 from zlib import crc32
 
 from qrunner.errors import CorruptEntry
-from qrunner.message import Draft, Entry, Envelope, Recipient, still_owed
+from qrunner.message import Draft, Entry, Envelope, Glance, Recipient, still_owed, unsettled
 
 VERSION = 1
 HEAD_SIZE = 73
@@ -33,9 +33,10 @@ _PROVED = 32
 _LONGEST_JSON = 99_999_999
 _ANSWERS = frozenset({"delivered", "failed", "deferred", "ambiguous", "attempt", "expired", "rewrite"})
 _HEAD = re.compile(rb"qrunner ([0-9]{1,4}) ([0-9]{8}) ([0-9]{12}) ([0-9a-f]{40})\n\Z")
-READY_LENGTH = 61
+READY_LENGTH, _ID_LENGTH = 61, 40
 _DIGITS = b"0123456789abcdef"
 _NAME = re.compile(r"([0-9]{20})\+([0-9a-f]{40})(?:\.(.+))?\Z", re.DOTALL)
+_decode = json.JSONDecoder().raw_decode
 _CLAIMANT = re.compile(r"([0-9]+),([0-9a-f]+),([0-9]+),([0-9a-f]+),([^/,]+)\Z")
 
 
@@ -114,6 +115,12 @@ def _are_ready(names: Sequence[str]) -> bool:
         and all(text[column::READY_LENGTH].isdigit() for column in range(20))
         and int(names[-1][:20]) <= LAST_DUE_NS
     )
+
+
+def ids_begin(names: Sequence[str], digits: str) -> bool:
+    """Whether the ids of all these ready names begin so."""
+    text, first = "".join(names), READY_LENGTH - _ID_LENGTH
+    return all(text[first + at :: READY_LENGTH] == digit * len(names) for at, digit in enumerate(digits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +210,15 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+def _from_json(line: bytes) -> Any:
+    """A line of ours read again. ``json.loads`` would ask first in which encoding it is."""
+    text = line.decode()
+    value, end = _decode(text)
+    if text[end:].strip():
+        raise ValueError("there is more on the line")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A whole file: the entry, the pending hop if a content change was on its way, and its digest."""
@@ -225,9 +241,9 @@ def lengths(head: bytes, size: int) -> tuple[int, int, str]:
         if later and int(later[1]) != VERSION:
             raise CorruptEntry(f"format version {int(later[1])}; this program reads version {VERSION}")
         raise CorruptEntry("the header line is not ours")
-    if int(found[1]) != VERSION:
-        raise CorruptEntry(f"format version {int(found[1])}; this program reads version {VERSION}")
-    json_len, message_len = int(found[2]), int(found[3])
+    version, json_len, message_len = map(int, found.group(1, 2, 3))
+    if version != VERSION:
+        raise CorruptEntry(f"format version {version}; this program reads version {VERSION}")
     if HEAD_SIZE + json_len + message_len > size:
         raise CorruptEntry(f"cut short: {size} bytes of {HEAD_SIZE + json_len + message_len}")
     return json_len, message_len, found[4].decode()
@@ -262,13 +278,35 @@ def _proved(queue: str, name: Name, digest: str, head: bytes, message: bytes, ta
     if proof.hexdigest() != digest:
         raise CorruptEntry("the checksum does not fit the content")
     try:
-        fields = json.loads(head[HEAD_SIZE:])
+        fields = _from_json(head[HEAD_SIZE:])
         opened = _opened(queue, name, fields, message, tail)
     except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CorruptEntry(f"the envelope can't be read: {error!r}") from None
     if fields.get("id", digest) != name.id:
         raise CorruptEntry("the name is not that of the content")
     return opened
+
+
+def glance_at(queue: str, id: str, due_ns: int, line: bytes, size: int, digest: str, tail: bytes) -> Glance:
+    """The entry of a file as its header, its line of JSON and its history tell. Its checksum is not asked.
+
+    :param size: of the message. ``digest``: as in the header.
+    :raises CorruptEntry: it says what is wrong.
+    """
+    try:
+        fields = _from_json(line)
+        history = parse_history(tail) if tail else ()
+        addresses = [
+            item if isinstance(item, str) else _text(item["to"]) for item in _list(fields["recipients"])
+        ]
+        owed = unsettled(addresses, history)
+        arrival_ns, meta = int(fields["arrival"]), dict(fields.get("meta", {}))
+        glance = Glance(id, queue, _text(fields["sender"]), owed, meta, arrival_ns, due_ns, size, history)
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise CorruptEntry(f"the envelope can't be read: {error!r}") from None
+    if fields.get("id", digest) != id:
+        raise CorruptEntry("the name is not that of the content")
+    return glance
 
 
 def _opened(queue: str, name: Name, fields: Mapping[str, Any], message: bytes, tail: bytes) -> Opened:
@@ -361,7 +399,7 @@ def _record(line: bytes) -> Mapping[str, Any] | None:
     try:
         if int(line[:8], 16) != crc32(line[9:]):
             return None
-        record = json.loads(line[9:])
+        record = _from_json(line[9:])
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qrunner.clock import to_datetime
 
@@ -122,10 +122,7 @@ class Entry:
     @property
     def attempts(self) -> int:
         """How many attempts failed in this queue."""
-        return sum(1 for line in self.history if line.get("what") == "attempt" and self._is_here(line))
-
-    def _is_here(self, line: Mapping[str, Any]) -> bool:
-        return bool(line.get("queue", self.queue) == self.queue)
+        return _attempts(self.queue, self.history)
 
     def parsed(self) -> Message:
         """The message parsed anew at each call; the ``compat32`` policy reads anything."""
@@ -199,6 +196,31 @@ class Entry:
         )
 
 
+class Glance(NamedTuple):
+    """What there is to be seen of an entry without its message; each as ``Entry`` has it."""
+
+    id: str
+    queue: str
+    sender: str
+    recipients: tuple[str, ...]
+    meta: Mapping[str, Any]
+    arrival_ns: int
+    due_ns: int
+    size: int
+    history: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts failed in this queue."""
+        return _attempts(self.queue, self.history)
+
+
+def _attempts(queue: str, history: Iterable[Mapping[str, Any]]) -> int:
+    if not history:
+        return 0
+    return sum(1 for line in history if line.get("what") == "attempt" and line.get("queue", queue) == queue)
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
     """On to a queue, real or virtual; of several, each gets an id of its own and names its parent."""
@@ -250,6 +272,13 @@ def laid_over(meta: Mapping[str, Any], changes: Mapping[str, Any]) -> Mapping[st
 
 def still_owed(envelope: Envelope, history: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """The recipients that no line of the history has settled; lines before the last rewrite do not count."""
+    return unsettled(envelope.addresses, history)
+
+
+def unsettled(addresses: Iterable[str], history: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """``still_owed`` of these addresses."""
+    if not history:
+        return tuple(dict.fromkeys(addresses))
     settled: set[str] = set()
     for line in history:
         what = line.get("what")
@@ -257,7 +286,7 @@ def still_owed(envelope: Envelope, history: Iterable[Mapping[str, Any]]) -> tupl
             settled.clear()
         elif what in SETTLED:
             settled.update(to for to in line.get("to", ()) if isinstance(to, str))
-    return tuple(dict.fromkeys(a for a in envelope.addresses if a not in settled))
+    return tuple(dict.fromkeys(a for a in addresses if a not in settled))
 
 
 def relayed(history: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

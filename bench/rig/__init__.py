@@ -7,6 +7,7 @@ module          what it has
 ``sinks``       smtp-sink, and when its messages came
 ``peers``       a Postfix of the benchmark's own: configuration, queue and ports apart from the machine's
 ``sites``       a site of qrunner under its real master
+``crowds``      queues with very many entries, and what processes cost
 ``hosts``       many SMTP hosts and a name server, some of which hang
 ``runners``     runners of a site, each in a process that says what it has cost
 ``fitting``     what things cost here, for the model; ``model``: a site on one machine, simulated

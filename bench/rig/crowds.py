@@ -3,24 +3,69 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from qrunner.format import ready_name, seal
+from qrunner.format import parse_name, ready_name, seal
 from qrunner.message import Draft, Envelope
 
 
-def lay_down(queue: Path, count: int, due_ns: int, *, first: int = 0) -> None:
-    """So many entries, due from then on, a microsecond apart; whole ones of a few hundred bytes."""
+def lay_down(queue: Path, count: int, due_ns: int, *, arrival_ns: int | None = None) -> None:
+    """So many entries, due from then on, a microsecond apart; whole ones of a few hundred bytes.
+
+    :param arrival_ns: when they were accepted; None: when they are due.
+    """
     envelope = Envelope.of("ann@a.example", ["bob@b.example"])
-    for number in range(first, first + count):
-        nonce = hashlib.sha1(b"%d" % number).hexdigest()[:16]
-        sealed = seal(Draft(b"Subject: %d\n\nhello\n" % number, envelope), due_ns, nonce)
-        path = queue / sealed.id[:2] / ready_name(due_ns + number * 1000, sealed.id)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.write(fd, b"".join(sealed.parts))
-        os.close(fd)
+
+    def share(first: int, after: int) -> None:
+        for number in range(first, after):
+            nonce = hashlib.sha1(b"%d" % number).hexdigest()[:16]
+            draft = Draft(b"Subject: %d\n\nhello\n" % number, envelope)
+            sealed = seal(draft, due_ns if arrival_ns is None else arrival_ns, nonce)
+            path = queue / sealed.id[:2] / ready_name(due_ns + number * 1000, sealed.id)
+            write_new(str(path), b"".join(sealed.parts))
+
+    in_shares(share, count)
+
+
+def put_off(queue: Path, by_ns: int) -> None:
+    """All entries of the queue are due so much later."""
+    directories = sorted(path for path in queue.iterdir() if len(path.name) == 2)
+
+    def share(first: int, after: int) -> None:
+        for directory in directories[first:after]:
+            for text in os.listdir(directory):
+                name = parse_name(text)
+                if name is not None and name.claimant is None:
+                    os.rename(directory / text, directory / ready_name(name.due_ns + by_ns, name.id))
+
+    in_shares(share, len(directories))
+
+
+def write_new(path: str, data: bytes, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
+    """A file, not synced."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    if owner is not None:
+        os.fchown(fd, *owner)
+    os.write(fd, data)
+    os.close(fd)
+
+
+def in_shares(work: Callable[[int, int], None], count: int) -> None:
+    """The numbers below ``count``, a share of them for each CPU: ``work(first, after)``, each in a process of its own."""
+    shares = os.cpu_count() or 1
+    bounds = [count * share // shares for share in range(shares + 1)]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=work, args=pair) for pair in itertools.pairwise(bounds)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise RuntimeError("not all of it could be laid down")
 
 
 def cpu_s(pids: Iterable[int]) -> float:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rig.crowds import in_shares, write_new
 from rig.sinks import PATH, free_port, listens, until
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
@@ -93,6 +94,24 @@ class Postfix:
             for path in (spool / queue).rglob("*")
             if re.fullmatch(r"[0-9A-Za-z]{8,}", path.name) and path.is_file()
         )
+
+    def copies(self, count: int) -> None:
+        """So many copies of the one message that is in its incoming queue, in its deferred queue, without having been
+        through Postfix: it would take them in one by one. A queue id is the file's name, and no part of the file."""
+        (one,) = (path for path in (self.root / "spool" / "incoming").iterdir() if path.is_file())
+        data, about, deferred = one.read_bytes(), one.stat(), self.root / "spool" / "deferred"
+        owner = about.st_uid, about.st_gid
+        for digit in "0123456789ABCDEF":
+            (deferred / digit).mkdir(mode=0o700, exist_ok=True)
+            os.chown(deferred / digit, *owner)
+
+        def share(first: int, after: int) -> None:
+            for number in range(first, after):
+                # As a short queue id is made: microseconds, by whose first digit the queue is hashed, and an inode.
+                id = f"{number * 7919 % 1_000_000:05X}{number:X}"
+                write_new(f"{deferred}/{id[0]}/{id}", data, about.st_mode & 0o777, owner)
+
+        in_shares(share, count)
 
 
 @contextmanager

@@ -18,8 +18,9 @@ _ROUNDS = 15
 class Claim:
     """What a benchmark is to show.
 
-    :param unit: of the figures. ``at_least``, ``at_most``: the ratio to the peer that is to be reached. ``curve``, ``at``:
-        of several claims, each with another load, the curve that they make and where on it this one is.
+    :param unit: of the figures. ``at_least``, ``at_most``: the ratio to the peer that is to be reached. ``below``: where
+        the figure itself is to be below something. ``curve``, ``at``: of several claims, each with another load, the
+        curve that they make and where on it this one is.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Claim:
     unit: str
     at_least: float | None = None
     at_most: float | None = None
+    below: float | None = None
     curve: str = ""
     at: float = 0.0
 
@@ -64,10 +66,15 @@ def options(
     return asked
 
 
-def in_turns(ways: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
-    """Milliseconds of each call of each way. The ways take turns, so that what else the machine does falls on all."""
+def in_turns(
+    ways: Mapping[str, Callable[[], object]], runs: int, *, warm: int = _WARM
+) -> dict[str, list[float]]:
+    """Milliseconds of each call of each way. The ways take turns, so that what else the machine does falls on all.
+
+    :param warm: calls of each that are made before those that count.
+    """
     took_ms: dict[str, list[float]] = {name: [] for name in ways}
-    for run in range(-_WARM, runs):
+    for run in range(-warm, runs):
         for name, way in ways.items():
             began_s = time.perf_counter()
             way()

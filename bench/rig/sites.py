@@ -43,12 +43,17 @@ class Place:
         site.spool.prepare(site.config.queues())
         return site
 
+    def command(self, *words: str) -> list[str]:
+        """A verb, as a command of its own."""
+        program = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from qrunner.ctl import main; sys.exit(main())"
+        return [sys.executable, "-c", program, "-c", str(self.file), *words]
+
     def ctl(self, *words: str) -> str:
         """What a verb prints."""
-        program = "import sys; from qrunner.ctl import main; sys.exit(main())"
-        command = [sys.executable, "-c", program, "-c", str(self.file), *words]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        found = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        found = subprocess.run(
+            self.command(*words), capture_output=True, text=True, env=environment, check=False
+        )
         if found.returncode:
             raise RuntimeError(f"qrunner-ctl {' '.join(words)}: {found.stderr}")
         return found.stdout

@@ -9,7 +9,7 @@ Not guaranteed: that all is still so when the caller acts. Nothing is locked; a 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -17,12 +17,13 @@ import click
 
 from qrunner.ctl.selectors import SHORTEST, Selection
 from qrunner.errors import CorruptEntry
-from qrunner.message import Entry
+from qrunner.message import Entry, Glance
 from qrunner.site import Site
 from qrunner.slices import cut, owner
 from qrunner.switchboard import AREAS, Area, Ref
 
 Place = tuple[Area, str]
+Read = Callable[[Ref], Entry | Glance]
 
 _STATES = {"hold": "held", "shunt": "shunted", "bad": "bad"}
 
@@ -42,7 +43,7 @@ class Found:
 
     ref: Ref
     named: bool = False
-    entry: Entry | None = None
+    entry: Entry | Glance | None = None
     error: str = ""
 
 
@@ -96,6 +97,7 @@ class Search:
         self.site, self.selection, self.home = site, selection, home
         self.queues = tuple(dict.fromkeys((*site.spool.queues(), *site.config.queues())))
         self.now_ns = site.clock.now_ns()
+        self._asks = selection.filters.opens
         within = self._places(selection.filters.queues)
         self._allowed = within or self._all(AREAS)
         self._chosen = self._places(selection.names)
@@ -126,15 +128,17 @@ class Search:
             return f"{name} is a route, and nothing waits in it: name the queue that it leads to"
         return f"{name!r} is neither an id nor a queue; the queues are: {' '.join(self.queues)}"
 
-    def stream(self, *, read: bool = False) -> Iterator[Found]:
-        """What no id names, oldest due first; ``read``: with the entries."""
-        for ref in self._peek(self._chosen):
-            found = self._admit(ref, named=False, read=read)
-            if found is not None:
-                yield found
+    def refs(self) -> Iterator[Ref]:
+        """All that no id names, oldest due first, before anything is asked of it."""
+        return self._peek(self._chosen)
 
-    def collect(self, *, read: bool = False) -> Findings:
-        """All of it. :raises click.UsageError: the beginning of an id fits several."""
+    def seen(self, refs: Iterable[Ref], read: Read) -> Iterator[Found]:
+        """Those of them that fit, with what there is to see of each."""
+        admitted = (self._admit(ref, named=False, read=read) for ref in refs)
+        return (found for found in admitted if found is not None)
+
+    def collect(self, read: Read | None = None) -> Findings:
+        """All of it, each with what ``read`` makes of it. :raises click.UsageError: the beginning of an id fits several."""
         ids = Ids(self.selection.ids)
         others = self._look(ids)
         refs = [(ref, True) for ref in ids.refs()] + [(ref, False) for ref in others]
@@ -169,24 +173,23 @@ class Search:
         streams = [self.site.spool.peek(queue, area) for area, queue in sorted(places)]
         return heapq.merge(*streams, key=lambda ref: (ref.due_ns, ref.id))
 
-    def _admit(self, ref: Ref, *, named: bool, read: bool) -> Found | None:
+    def _admit(self, ref: Ref, *, named: bool, read: Read | None) -> Found | None:
         """The entry as asked for, or None: it does not fit the filters, or has gone."""
-        filters = self.selection.filters
-        if not (read or filters.opens):
+        if read is None and not self._asks:
             return Found(ref, named)
         try:
-            entry = self.site.spool.read(ref)
+            entry = (read or self.site.spool.read)(ref)
         except FileNotFoundError:
             return None
         except (CorruptEntry, OSError) as error:
             # What can't be read has no envelope that could fit.
-            return None if filters.opens else Found(ref, named, None, str(error))
-        if filters.opens and not filters.fit(entry, hosts(self.site, entry), self.now_ns):
+            return None if self._asks else Found(ref, named, None, str(error))
+        if self._asks and not self.selection.filters.fit(entry, lambda: hosts(self.site, entry), self.now_ns):
             return None
         return Found(ref, named, entry)
 
 
-def hosts(site: Site, entry: Entry) -> set[str]:
+def hosts(site: Site, entry: Entry | Glance) -> set[str]:
     """The hosts that its history names, and those that the slice which owns it hands its mail to."""
     names = {line["host"] for line in entry.history if isinstance(line.get("host"), str)}
     for runner in site.config.runners.values():

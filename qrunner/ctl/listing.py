@@ -8,12 +8,15 @@ Not guaranteed: that what moves while we look is seen, or seen once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -22,11 +25,13 @@ from qrunner.clock import rfc3339
 from qrunner.config import RunnerConfig
 from qrunner.ctl.context import DONE, FAILED, colour, load_site, say
 from qrunner.ctl.finding import Found, Search, state
+from qrunner.ctl.readers import rendered
 from qrunner.ctl.selectors import Selection, checked_id, takes_selection
 from qrunner.log import visible
-from qrunner.message import Entry, header_block
+from qrunner.message import Entry, Glance, header_block
 from qrunner.site import Site
 from qrunner.slices import SPACE, Range, cut, owner
+from qrunner.switchboard import Ref
 
 # Where each kind of line says what went wrong.
 _ERRORS = {"attempt": "text", "deferred": "reply", "failed": "reply", "shunt": "reason", "waits": "reason"}
@@ -41,43 +46,84 @@ _STYLES = {"deferred": "yellow", "active": "green", "held": "blue", "shunted": "
 def list_(ctx: click.Context, selection: Selection, limit: int | None, as_json: bool) -> None:
     """Entries, oldest due first."""
     search = Search(load_site(ctx), selection)
-    found: Iterable[Found]
+    rows = Rows(search, as_json)
     missing: list[str] = []
     if selection.only_ids or selection.ids:
-        findings = search.collect(read=True)
-        found, missing = findings.found, findings.missing
+        findings = search.collect(rows.read)
+        missing = findings.missing
+        parts: Iterable[list[str]] = [[rows.text(one) for one in findings.found]]
     else:
-        found = search.stream(read=True)
-    lines = (described(one, search.now_ns) for one in found)
-    for text in _json_lines(islice(lines, limit)) if as_json else _table(islice(lines, limit), search.now_ns):
-        click.echo(text)
+        parts = rendered(search.refs(), rows.of)
+    _print(parts, None if as_json else HEADING, limit)
     for word in missing:
         say(f"{word}: there is no such entry")
     ctx.exit(FAILED if missing else DONE)
+
+
+def _print(parts: Iterable[list[str]], heading: str | None, limit: int | None) -> None:
+    left = sys.maxsize if limit is None else limit
+    with contextlib.closing(_begun(parts)) as begun:
+        for rows in begun if left else ():
+            if heading is not None:
+                click.echo(colour(heading, bold=True))
+                heading = None
+            click.echo("\n".join(rows[:left]))
+            left -= len(rows)
+            if left <= 0:
+                break
+
+
+def _begun(parts: Iterable[list[str]]) -> Generator[list[str], None, None]:
+    """Those that are not empty, as something that can be closed."""
+    yield from (rows for rows in parts if rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Entries as lines of text."""
+
+    search: Search
+    as_json: bool
+
+    def of(self, refs: Sequence[Ref]) -> list[str]:
+        """The rows of those that fit."""
+        return [self.text(found) for found in self.search.seen(refs, self.read)]
+
+    def read(self, ref: Ref) -> Entry | Glance:
+        """What a row shows, or why there is nothing to show: of what is bad, the whole file is asked."""
+        spool = self.search.site.spool
+        return spool.read(ref) if ref.area == "bad" else spool.glance(ref)
+
+    def text(self, found: Found) -> str:
+        """One row, which may be two lines."""
+        if self.as_json:
+            return json.dumps(described(found, self.search.now_ns))
+        entry = found.entry
+        error = found.error if entry is None else last_error(entry)
+        return _row(found, self.search.now_ns) + (f"\n              {visible(error)}" if error else "")
 
 
 def described(found: Found, now_ns: int) -> dict[str, Any]:
     """The fields of ``list --json``; what can't be read has no envelope, and says why as ``last_error``."""
     ref, entry = found.ref, found.entry
     known: dict[str, Any] = {"id": ref.id or None, "queue": ref.queue, "state": state(ref, now_ns)}
-    due = rfc3339(ref.due_ns)
     if entry is None:
-        rest = dict.fromkeys(("size", "sender", "recipients", "attempts"))
-        return {**known, "arrival": None, "due": due, **rest, "last_error": found.error or None, "meta": None}
-    return {
-        **known,
-        "arrival": rfc3339(entry.arrival_ns),
-        "due": due,
-        "size": entry.size,
-        "sender": entry.sender,
-        "recipients": list(entry.recipients),
-        "attempts": entry.attempts,
-        "last_error": last_error(entry),
-        "meta": dict(entry.meta),
-    }
+        known.update(arrival=None, due=rfc3339(ref.due_ns))
+        known.update(dict.fromkeys(("size", "sender", "recipients", "attempts")))
+        known.update(last_error=found.error or None, meta=None)
+        return known
+    known["arrival"] = rfc3339(entry.arrival_ns)
+    known["due"] = rfc3339(ref.due_ns)
+    known["size"] = entry.size
+    known["sender"] = entry.sender
+    known["recipients"] = list(entry.recipients)
+    known["attempts"] = entry.attempts
+    known["last_error"] = last_error(entry)
+    known["meta"] = dict(entry.meta)
+    return known
 
 
-def last_error(entry: Entry) -> str | None:
+def last_error(entry: Entry | Glance) -> str | None:
     """What went wrong last, in the words of whoever said it."""
     for line in reversed(entry.history):
         key = _ERRORS.get(str(line.get("what")))
@@ -86,34 +132,31 @@ def last_error(entry: Entry) -> str | None:
     return None
 
 
-def _json_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    return (json.dumps(line) for line in lines)
+HEADING = (
+    f"{'ID':12}  {'QUEUE':12}  {'STATE':8}  {'ARRIVAL':20}  {'DUE':20}  {'SIZE':>9}  {'TRIES':>5}  ENVELOPE"
+)
 
 
-def _table(lines: Iterable[dict[str, Any]], now_ns: int) -> Iterator[str]:
-    heading = f"{'ID':12}  {'QUEUE':12}  {'STATE':8}  {'ARRIVAL':20}  {'DUE':20}  {'SIZE':>9}  {'TRIES':>5}  ENVELOPE"
-    for number, line in enumerate(lines):
-        if number == 0:
-            yield colour(heading, bold=True)
-        yield _row(line)
-        if line["last_error"]:
-            yield f"              {visible(line['last_error'])}"
-
-
-def _row(line: Mapping[str, Any]) -> str:
+def _row(found: Found, now_ns: int) -> str:
+    ref, entry = found.ref, found.entry
+    arrival = size = attempts = ""
     envelope = "?"
-    if line["sender"] is not None:
-        envelope = f"<{line['sender']}> to {', '.join(line['recipients']) or 'nobody any more'}"
-    size, attempts = ["" if line[key] is None else line[key] for key in ("size", "attempts")]
-    shown = colour(f"{line['state']:8}", fg=_STYLES.get(line["state"]))
+    if entry is not None:
+        arrival, size, attempts = _to_the_second(entry.arrival_ns), str(entry.size), str(entry.attempts)
+        envelope = f"<{entry.sender}> to {', '.join(entry.recipients) or 'nobody any more'}"
     return (
-        f"{(line['id'] or '')[:12]:12}  {line['queue']:12}  {shown}  {_to_the_second(line['arrival']):20}  "
-        f"{_to_the_second(line['due']):20}  {size:>9}  {attempts:>5}  {visible(envelope)}"
+        f"{ref.id[:12]:12}  {ref.queue:12}  {_shown(state(ref, now_ns))}  {arrival:20}  "
+        f"{_to_the_second(ref.due_ns):20}  {size:>9}  {attempts:>5}  {visible(envelope)}"
     )
 
 
-def _to_the_second(moment: str | None) -> str:
-    return re.sub(r"\.\d+", "", moment or "")
+@functools.cache
+def _shown(state: str) -> str:
+    return colour(f"{state:8}", fg=_STYLES.get(state))
+
+
+def _to_the_second(ns: int) -> str:
+    return f"{rfc3339(ns)[:19]}Z"
 
 
 @click.command()
@@ -139,20 +182,20 @@ def show(ctx: click.Context, id: str, raw: bool, as_json: bool) -> None:
 def _the_one(site: Site, id: str) -> Found | None:
     """The entry of this id; of several copies the one in a queue rather than one that was set aside."""
     search = Search(site, Selection(ids=(checked_id(id),)))
-    found = search.collect(read=True).found
+    found = search.collect(site.spool.read).found
     areas = ("queue", "hold", "shunt", "bad")
     return min(found, key=lambda one: (one.entry is None, areas.index(one.ref.area)), default=None)
 
 
 def _content(site: Site, found: Found) -> bytes:
     """The message; of what is no entry, all there is."""
-    return found.entry.message if found.entry is not None else site.spool.content(found.ref)
+    return found.entry.message if isinstance(found.entry, Entry) else site.spool.content(found.ref)
 
 
 def _document(found: Found, now_ns: int) -> dict[str, Any]:
     """``show --json``: what ``list`` says, and the whole of the entry but for its body."""
     entry = found.entry
-    if entry is None:
+    if not isinstance(entry, Entry):
         return described(found, now_ns)
     return {
         **described(found, now_ns),

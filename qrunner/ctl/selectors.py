@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from qrunner.match import Pattern, Patterns, any_fits
-from qrunner.message import Entry
+from qrunner.message import Entry, Glance
 
 ALL = "ALL"
 # Names that are no queue's. One of them could be the beginning of an id.
@@ -55,8 +55,8 @@ class Filters:
         """Whether there is any filter."""
         return bool(self.queues) or self.opens
 
-    def fit(self, entry: Entry, hosts: Iterable[str], now_ns: int) -> bool:
-        """Whether an entry fits, its queue aside; ``hosts`` are those that it was, or would be, handed to."""
+    def fit(self, entry: Entry | Glance, hosts: Callable[[], Iterable[str]], now_ns: int) -> bool:
+        """Whether an entry fits, its queue aside; ``hosts``: those that it was, or would be, handed to."""
         age_s = (now_ns - entry.arrival_ns) / 1e9
         return (
             (self.older_s is None or age_s > self.older_s)
@@ -64,7 +64,7 @@ class Filters:
             and (not self.sender or any_fits(self.sender, entry.sender))
             and _some(self.recipient, entry.recipients)
             and _some(self.domain, (address.rpartition("@")[2] for address in entry.recipients))
-            and _some(self.host, hosts)
+            and (not self.host or _some(self.host, hosts()))
         )
 
 

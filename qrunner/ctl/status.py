@@ -28,7 +28,7 @@ from qrunner.site import Site
 from qrunner.slices import cut
 from qrunner.smtp.board import FileBoard
 from qrunner.suspension import Suspension, Suspensions, machine_book
-from qrunner.switchboard import AREAS, Holder, Ref, Spool
+from qrunner.switchboard import AREAS, Area, Counts, Holder, Ref, Spool
 from qrunner.tally import FileTally
 
 _STALE_S = 30.0
@@ -67,7 +67,8 @@ def gather(config: Config, master: Master | None) -> State:
     run = RunDir(config.site.state_dir)
     spool = _spool(config)
     runners = list(_runners(config, master, run, spool))
-    queues = list(_queues(config, spool)) if spool is not None else []
+    waiting = _waiting(config, spool) if spool is not None else {}
+    queues = list(_queues(waiting, spool)) if spool is not None else []
     hosts = list(_hosts(config, run))
     suspended = Suspensions(config.site.queue_dir, config.site.state_dir).now()
     _mark("runner", runners, suspended)
@@ -79,7 +80,7 @@ def gather(config: Config, master: Master | None) -> State:
         *(found for one in runners for found in _runner_problems(one)),
         # A stranger's host that is down is his problem, not the site's.
         *(found for one in hosts if one["name"] in config.smtp for found in _host_problems(one)),
-        *(_aside_problems(config, spool) if spool is not None else ()),
+        *_aside_problems(waiting),
     ]
     for one in runners:
         for inner in ("patient", "streak", "since"):
@@ -160,39 +161,37 @@ def _elsewhere(config: Config, runner: RunnerConfig, index: int, holders: Sequen
 # Queues.
 
 
-def _queues(config: Config, spool: Spool) -> Iterator[State]:
+Waiting = Mapping[tuple[Area, str], Counts]
+
+
+def _waiting(config: Config, spool: Spool) -> Waiting:
+    """What is in each queue, and set aside from it."""
     names = dict.fromkeys([*config.queues(), *spool.queues()])
     now = time.time_ns()
-    for name in names:
-        yield _count(name, spool.peek(name), spool, now)
-    for area in AREAS:
-        if area != "queue":
-            refs = (ref for name in names for ref in spool.peek(name, area))
-            yield _count(area, refs, spool, now, aside=True)
+    return {(area, name): spool.counts(name, now, area) for area in AREAS for name in names}
 
 
-def _count(name: str, refs: Iterable[Ref], spool: Spool, now: int, *, aside: bool = False) -> State:
-    depth = ready = deferred = active = 0
-    first: Ref | None = None
-    next_due: int | None = None
-    for ref in refs:
-        depth += 1
-        first = ref if first is None or ref.due_ns < first.due_ns else first
-        if aside:
-            continue
-        active += ref.active
-        ready += not ref.active and ref.due_ns <= now
-        if not ref.active and ref.due_ns > now:
-            deferred += 1
-            next_due = min(next_due or ref.due_ns, ref.due_ns)
+def _queues(waiting: Waiting, spool: Spool) -> Iterator[State]:
+    now = time.time_ns()
+    for (area, name), counts in waiting.items():
+        if area == "queue":
+            yield _queue(name, counts, spool, now)
+    for aside in AREAS[1:]:
+        total = sum((counts for (area, _), counts in waiting.items() if area == aside), Counts())
+        nobody_waits = {"ready": 0, "deferred": 0, "active": 0, "next_due_s": None}
+        yield _queue(aside, total, spool, now) | nobody_waits
+
+
+def _queue(name: str, counts: Counts, spool: Spool, now: int) -> State:
+    due = counts.next_due_ns
     return {
         "name": name,
-        "depth": depth,
-        "ready": ready,
-        "deferred": deferred,
-        "active": active,
-        "oldest_age_s": _age_s(spool, first, now),
-        "next_due_s": _rounded((next_due - now) / 1e9) if next_due is not None else None,
+        "depth": counts.depth,
+        "ready": counts.ready,
+        "deferred": counts.deferred,
+        "active": counts.active,
+        "oldest_age_s": _age_s(spool, counts.first, now),
+        "next_due_s": _rounded((due - now) / 1e9) if due is not None else None,
         "suspended": False,
     }
 
@@ -309,16 +308,13 @@ def _host_problems(one: State) -> Iterator[State]:
         yield _problem(f"is {one['state']}{because}", f"host {one['name']}", None, hint)
 
 
-def _aside_problems(config: Config, spool: Spool) -> Iterator[State]:
+def _aside_problems(waiting: Waiting) -> Iterator[State]:
     """What waits for a person. ``hold`` is somebody's wish, and no problem."""
     hints = {"shunt": "qrunner-ctl list shunt; then unshunt or delete", "bad": "qrunner-ctl list bad"}
-    for name in dict.fromkeys([*config.queues(), *spool.queues()]):
-        for area in AREAS:
-            refs = list(spool.peek(name, area)) if area in hints else []
-            if refs:
-                what = f"{len(refs)} set aside, for a person to look at"
-                since = rfc3339(min(ref.due_ns for ref in refs))
-                yield _problem(what, f"{area}/{name}", since, hints[area])
+    for (area, name), counts in waiting.items():
+        if area in hints and counts.first is not None:
+            what = f"{counts.depth} set aside, for a person to look at"
+            yield _problem(what, f"{area}/{name}", rfc3339(counts.first.due_ns), hints[area])
 
 
 # For people.

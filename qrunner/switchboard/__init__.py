@@ -16,20 +16,22 @@ Failures: ``OSError`` for what waiting can mend (a full disk), ``QueueError`` fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-from qrunner.message import Draft, Entry
+from qrunner.message import Draft, Entry, Glance
 from qrunner.slices import Range
 
 Area = Literal["queue", "hold", "shunt", "bad"]
 AREAS: tuple[Area, ...] = ("queue", "hold", "shunt", "bad")
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """An entry as seen from outside, unopened. ``token`` is the backend's own."""
+class Ref(NamedTuple):
+    """An entry as seen from outside, unopened. ``token`` is the backend's own.
+
+    A tuple, since a queue may be a million of them.
+    """
 
     queue: str
     id: str
@@ -37,6 +39,47 @@ class Ref:
     area: Area = "queue"
     active: bool = False
     token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many entries there are: due and not yet due, and in somebody's hand; which is foremost, and when the next of
+    those not yet due will be."""
+
+    ready: int = 0
+    deferred: int = 0
+    active: int = 0
+    first: Ref | None = None
+    next_due_ns: int | None = None
+
+    @property
+    def depth(self) -> int:
+        """All of them."""
+        return self.ready + self.deferred + self.active
+
+    def __add__(self, other: Counts) -> Counts:
+        firsts = [one.first for one in (self, other) if one.first is not None]
+        nexts = [one.next_due_ns for one in (self, other) if one.next_due_ns is not None]
+        return Counts(
+            self.ready + other.ready,
+            self.deferred + other.deferred,
+            self.active + other.active,
+            min(firsts, key=lambda ref: (ref.due_ns, ref.id), default=None),
+            min(nexts, default=None),
+        )
+
+
+def counted(refs: Iterable[Ref], now_ns: int) -> Counts:
+    """The refs, counted one by one."""
+    total = Counts()
+    for ref in refs:
+        if ref.active:
+            total += Counts(active=1, first=ref)
+        elif ref.due_ns <= now_ns:
+            total += Counts(ready=1, first=ref)
+        else:
+            total += Counts(deferred=1, first=ref, next_due_ns=ref.due_ns)
+    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +324,20 @@ class Spool(Protocol):
         """What is in a queue, or set aside from it; oldest due first. Needs no lease."""
         ...
 
+    def counts(self, queue: str, now_ns: int, area: Area = "queue") -> Counts:
+        """``peek``, counted; much cheaper where very many wait."""
+        ...
+
     def has_work(self, queue: str, now_ns: int) -> bool:
         """Whether anything in a queue is due by then, or in somebody's hand; False of one that is not there."""
         ...
 
     def read(self, ref: Ref) -> Entry:
         """The entry behind a ref. :raises CorruptEntry: it is none. :raises FileNotFoundError: it has moved."""
+        ...
+
+    def glance(self, ref: Ref) -> Glance:
+        """What there is to be seen of it without its message, whose bytes are not proved. Raises as ``read``."""
         ...
 
     def content(self, ref: Ref) -> bytes:

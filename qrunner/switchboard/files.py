@@ -8,7 +8,7 @@ Not guaranteed: more than the kernel's word that a sync is one.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,19 +17,20 @@ from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.config import is_queue_name
-from qrunner.errors import CorruptEntry, LeaseHeld, QueueError
-from qrunner.format import Claimant, history_line, parse_name, ready_name, seal
-from qrunner.message import Draft, Entry
+from qrunner.errors import LeaseHeld, QueueError
+from qrunner.format import Claimant, Name, history_line, parse_name, ready_name, seal
+from qrunner.message import Draft, Entry, Glance
 from qrunner.schedule import due_after
 from qrunner.slices import WHOLE, Range
-from qrunner.switchboard import Add, Area, Holder, Ref, hands
+from qrunner.switchboard import Add, Area, Counts, Holder, Ref, hands
 from qrunner.switchboard.claims import FilesLease
 from qrunner.switchboard.disk import Disk, Staged, append, make_directories
 from qrunner.switchboard.hops import move
-from qrunner.switchboard.layout import Layout, ref_of
+from qrunner.switchboard.layout import Layout
 from qrunner.switchboard.leases import is_live, live_holders, mark_explained, take
-from qrunner.switchboard.reading import names_in, open_path, read_path
+from qrunner.switchboard.reading import glance_at_path, open_path, read_path
 from qrunner.switchboard.staging import FilesStaging
+from qrunner.switchboard.survey import Survey
 
 
 def boot_id() -> str:
@@ -126,38 +127,22 @@ class FilesSpool:
             raise QueueError(f"less than {self.min_free} bytes are free in {self.layout.root}")
 
     def peek(self, queue: str, area: Area = "queue") -> Iterator[Ref]:
-        found = []
-        for directory in self.layout.directories(queue, area):
-            for name in names_in(directory):
-                ref = ref_of(area, queue, directory, name)
-                if ref is not None:
-                    found.append(self._told_apart(ref))
-        found.sort(key=lambda ref: (ref.due_ns, ref.id))
-        yield from found
+        return self._survey(queue, area).refs()
+
+    def counts(self, queue: str, now_ns: int, area: Area = "queue") -> Counts:
+        return self._survey(queue, area).counts(now_ns)
 
     def has_work(self, queue: str, now_ns: int) -> bool:
-        # Of a million names that are not due, none is worth taking apart.
-        last = ready_name(now_ns, "~")
-        return any(
-            (ref := ref_of("queue", queue, directory, name)) is not None
-            and (ref.active or ref.due_ns <= now_ns)
-            for directory in self.layout.directories(queue)
-            for name in names_in(directory)
-            if name <= last or "." in name
-        )
+        return self._survey(queue, "queue").has_work(now_ns)
 
-    def _told_apart(self, ref: Ref) -> Ref:
-        """What is set aside is in nobody's hand, but for an operator's."""
-        who = _claimant(ref)
-        if ref.active or who is None:
-            return ref
-        return dataclasses.replace(ref, active=is_live(self.layout.leases(ref.queue), who.nonce))
+    def _survey(self, queue: str, area: Area) -> Survey:
+        return Survey(self.layout, queue, area, functools.partial(is_live, self.layout.leases(queue)))
 
     def read(self, ref: Ref) -> Entry:
-        name = parse_name(os.path.basename(ref.token).partition(".")[0])
-        if name is None:
-            raise CorruptEntry("the name is not that of an entry")
-        return open_path(ref.token, ref.queue, name).entry
+        return open_path(ref.token, ref.queue, Name(ref.due_ns, ref.id)).entry
+
+    def glance(self, ref: Ref) -> Glance:
+        return glance_at_path(ref.token, ref.queue, ref.id, ref.due_ns)
 
     def content(self, ref: Ref) -> bytes:
         return read_path(ref.token)

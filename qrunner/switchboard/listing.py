@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from qrunner.clock import Clock
-from qrunner.format import READY_LENGTH, ready_name, sorted_out
+from qrunner.format import ids_begin, ready_name, sorted_out
 from qrunner.slices import SPACE, WHOLE, Range
 from qrunner.switchboard.index import Row, packed
 from qrunner.switchboard.reading import names_in
@@ -109,12 +109,11 @@ class Lister:
             return names
         return [name for name in names if self._lo <= name[21:] < self._hi]
 
-    def _holds(self, prefix: str, names: Sequence[str]) -> bool:
-        """Whether all ids that begin so are in the range, and all of these names have such an id."""
-        if len(prefix) != 2 or prefix.ljust(40, "0") < self._lo or prefix.ljust(40, "f") >= self._hi:
+    def _holds(self, digits: str, names: Sequence[str]) -> bool:
+        """Whether all ids that begin so are in the range, and those of all these names do."""
+        if len(digits) != 2 or digits.ljust(40, "0") < self._lo or digits.ljust(40, "f") >= self._hi:
             return False
-        text = "".join(names)
-        return all(text[21 + at :: READY_LENGTH] == prefix[at] * len(names) for at in (0, 1))
+        return ids_begin(names, digits)
 
 
 class Ahead:

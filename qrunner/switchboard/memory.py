@@ -34,10 +34,10 @@ from qrunner.format import (
     seal,
     unanswered,
 )
-from qrunner.message import Draft, Entry, relayed
+from qrunner.message import Draft, Entry, Glance, relayed
 from qrunner.schedule import due_after
 from qrunner.slices import Range
-from qrunner.switchboard import Add, Area, Claim, Holder, Hop, Move, Recovered, Ref
+from qrunner.switchboard import Add, Area, Claim, Counts, Holder, Hop, Move, Recovered, Ref, counted
 from qrunner.switchboard.index import DueIndex, key_of, parts_of
 from qrunner.switchboard.poison import ambiguous_line, crash_mark, is_poison, shunt_line
 
@@ -127,6 +127,10 @@ class MemorySpool:
             refs = [kept.ref() for kept in self._kept.values() if (kept.queue, kept.area) == (queue, area)]
         return iter(sorted(refs, key=lambda ref: (ref.due_ns, ref.id)))
 
+    def counts(self, queue: str, now_ns: int, area: Area = "queue") -> Counts:
+        """What ``peek`` shows, counted."""
+        return counted(self.peek(queue, area), now_ns)
+
     def has_work(self, queue: str, now_ns: int) -> bool:
         """Whether anything in it is due by then, or in somebody's hand."""
         return any(ref.active or ref.due_ns <= now_ns for ref in self.peek(queue))
@@ -135,6 +139,21 @@ class MemorySpool:
         """The entry behind a ref. :raises CorruptEntry: it is none. :raises FileNotFoundError: it has moved."""
         with self._lock:
             return self._at(ref).entry()
+
+    def glance(self, ref: Ref) -> Glance:
+        """The entry behind a ref, without its message. Raises as ``read``."""
+        one = self.read(ref)
+        return Glance(
+            one.id,
+            one.queue,
+            one.sender,
+            one.recipients,
+            one.meta,
+            one.arrival_ns,
+            one.due_ns,
+            one.size,
+            one.history,
+        )
 
     def content(self, ref: Ref) -> bytes:
         """Its bytes, as a file would have them. :raises FileNotFoundError: it has moved."""

@@ -7,11 +7,15 @@ import os
 import stat
 
 from qrunner.errors import CorruptEntry
-from qrunner.format import HEAD_SIZE, Name, Opened, lengths, open_file, open_parts
+from qrunner.format import HEAD_SIZE, Name, Opened, glance_at, lengths, open_file, open_parts
+from qrunner.message import Glance
 
 LONGEST_TAIL = 256 << 20
+# A FIFO blocks an open, a link leads elsewhere: neither is an entry.
+_ENTRY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # What waiting can mend says nothing about the file; everything else does.
 _PIECE = 1 << 20
+_GLANCE = 1 << 13
 _TRY_AGAIN = frozenset({errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.EINTR, errno.ESTALE})
 
 
@@ -38,8 +42,7 @@ def read_path(path: str, limit: int | None = None) -> bytes:
 
 def _opened(path: str) -> int:
     try:
-        # A FIFO blocks an open, a link leads elsewhere: neither is an entry.
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(path, _ENTRY)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -98,3 +101,20 @@ def _part(fd: int, size: int) -> bytes:
     while len(data) < size and (more := os.read(fd, size - len(data))):
         data += more
     return data
+
+
+def glance_at_path(path: str, queue: str, id: str, due_ns: int) -> Glance:
+    """The entry in a file without its message, however long that is. :raises CorruptEntry: there is none in it."""
+    fd = _opened(path)
+    try:
+        data = os.read(fd, _GLANCE)
+        size = len(data) if len(data) < _GLANCE else os.fstat(fd).st_size
+        json_len, message_len, digest = lengths(data, size)
+        body, after = HEAD_SIZE + json_len, HEAD_SIZE + json_len + message_len
+        line, tail = data[HEAD_SIZE:body], data[after:]
+        if size > len(data):
+            line = line if body <= len(data) else os.pread(fd, json_len, HEAD_SIZE)
+            tail = os.pread(fd, min(size - after, LONGEST_TAIL), after)
+    finally:
+        os.close(fd)
+    return glance_at(queue, id, due_ns, line, message_len, digest, tail)
