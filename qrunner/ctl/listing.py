@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from qrunner.clock import rfc3339
+from qrunner.clock import rfc3339, to_the_second
 from qrunner.config import RunnerConfig
 from qrunner.ctl.context import DONE, FAILED, colour, load_site, say
 from qrunner.ctl.finding import Found, Search, state
@@ -142,21 +142,17 @@ def _row(found: Found, now_ns: int) -> str:
     arrival = size = attempts = ""
     envelope = "?"
     if entry is not None:
-        arrival, size, attempts = _to_the_second(entry.arrival_ns), str(entry.size), str(entry.attempts)
+        arrival, size, attempts = to_the_second(entry.arrival_ns), str(entry.size), str(entry.attempts)
         envelope = f"<{entry.sender}> to {', '.join(entry.recipients) or 'nobody any more'}"
     return (
         f"{ref.id[:12]:12}  {ref.queue:12}  {_shown(state(ref, now_ns))}  {arrival:20}  "
-        f"{_to_the_second(ref.due_ns):20}  {size:>9}  {attempts:>5}  {visible(envelope)}"
+        f"{to_the_second(ref.due_ns):20}  {size:>9}  {attempts:>5}  {visible(envelope)}"
     )
 
 
 @functools.cache
 def _shown(state: str) -> str:
     return colour(f"{state:8}", fg=_STYLES.get(state))
-
-
-def _to_the_second(ns: int) -> str:
-    return f"{rfc3339(ns)[:19]}Z"
 
 
 @click.command()

@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 
-from qrunner.format import parse_name
+from qrunner.format import READY_LENGTH, parse_name
 from qrunner.slices import Range
 from qrunner.switchboard.index import DueIndex, key_of
 from qrunner.wakeup import Watch
@@ -67,8 +67,9 @@ class InotifyBell:
             self._bell()
 
     def _learn(self, text: str) -> bool:
-        name = parse_name(text)
-        if name is None or name.claimant is not None or not self._part.owns(name.id):
+        # Most of what appears is what we have claimed, under a longer name.
+        name = parse_name(text) if len(text) == READY_LENGTH else None
+        if name is None or not self._part.owns(name.id):
             return False
         self._index.add(key_of(name.due_ns, name.id))
         return True
