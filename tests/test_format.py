@@ -17,7 +17,9 @@ from qrunner.format import (
     LAST_DUE_NS,
     Claimant,
     Name,
+    glance_at,
     history_line,
+    ids_begin,
     lengths,
     open_file,
     parse_history,
@@ -25,6 +27,7 @@ from qrunner.format import (
     ready_name,
     reseal,
     seal,
+    sorted_out,
 )
 from qrunner.message import Draft, Entry, Envelope, Recipient
 
@@ -350,3 +353,65 @@ def test_a_strangers_name_is_none(text: str) -> None:
 )
 def test_a_name_that_is_almost_ours_is_a_strangers(text: str) -> None:
     assert parse_name(text) is None
+
+
+names = st.lists(
+    st.builds(ready_name, st.integers(0, LAST_DUE_NS), st.binary(min_size=20, max_size=20).map(bytes.hex))
+    | st.from_regex(r"[0-9a-fA-F]{20}[+0][0-9a-gA-F]{40}", fullmatch=True)
+    | st.from_regex(r"[0-9]{20}\+[0-9a-f]{40}(\.[0-9a-z,]{0,9})?", fullmatch=True)
+    | st.from_regex(r"[0-9]{19,21}\+[0-9a-f]{39,41}", fullmatch=True)
+    | st.from_regex(r"\d{20}\+[0-9a-f]{40}", fullmatch=True)
+    | st.text(st.characters(exclude_characters="/\0"), min_size=1)
+    | st.just("\udcff" * 61),
+    max_size=5,
+)
+
+
+@given(names)
+def test_names_are_sorted_out_as_each_would_be_taken_apart(listed: list[str]) -> None:
+    ready, others = sorted_out(listed)
+    parsed = {text: parse_name(text) for text in listed}
+    is_ready = [text for text in listed if (name := parsed[text]) is not None and name.claimant is None]
+    assert ready == sorted(is_ready)
+    assert sorted(others) == sorted(text for text in listed if text not in is_ready)
+
+
+def test_ids_begin_with_digits_if_all_of_them_do() -> None:
+    one, two = ready_name(5, "ab" + "1" * 38), ready_name(6, "ac" + "1" * 38)
+    assert ids_begin([], "ab")
+    assert ids_begin([one, one], "ab")
+    assert ids_begin([one, two], "a")
+    assert not ids_begin([one, two], "ab")
+
+
+@given(drafts, st.integers(1, 2**62), st.lists(records, max_size=3))
+def test_a_glance_sees_what_is_in_the_file(
+    draft: Draft, arrival: int, lines: list[dict[str, object]]
+) -> None:
+    sealed = seal(draft, arrival, records=lines)
+    entry = opened(b"".join(sealed.parts), sealed.id)
+    tail = b"".join(sealed.parts[2:])
+    glance = glance_at("in", sealed.id, 7, sealed.head[HEAD_SIZE:], len(draft.message), sealed.id, tail)
+    assert (glance.sender, glance.recipients, glance.size) == (entry.sender, entry.recipients, entry.size)
+    assert (glance.meta, glance.history) == (dict(entry.meta), entry.history)
+    assert (glance.arrival_ns, glance.due_ns) == (entry.arrival_ns, 7)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"arrival":1,"sender":1,"recipients":[]}',
+        b'{"arrival":1,"sender":"","recipients":"ann"}',
+        b'{"arrival":1,"sender":"","recipients":[]} {}',
+        b'{"id":"other","arrival":1,"sender":"","recipients":[]}',
+        b'{"arrival":1e999,"sender":"","recipients":[]}',
+        b"\xff",
+        b"[" * 100_000,
+    ],
+)
+def test_a_glance_at_what_is_no_envelope_says_so(line: bytes) -> None:
+    with pytest.raises(CorruptEntry):
+        glance_at("in", "a" * 40, 7, line, 0, "a" * 40, b"")

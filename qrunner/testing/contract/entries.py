@@ -8,7 +8,7 @@ import pytest
 
 from qrunner.errors import QueueError
 from qrunner.message import Draft, Envelope, Recipient
-from qrunner.switchboard import Add, Lease, Spool
+from qrunner.switchboard import AREAS, Add, Lease, Spool
 from qrunner.testing.clock import FakeClock
 from qrunner.testing.contract.steps import QUEUES, Steps, draft, places
 
@@ -38,6 +38,39 @@ class Entries(Steps):
         assert (dict(entry.meta), entry.parents) == ({"tags": ["a", {"b": 1.5}]}, ("f" * 40,))
         assert entry.arrival_ns == entry.due_ns == clock.now_ns()
         assert (entry.history, entry.attempts) == ((), 0)
+
+    def test_a_glance_tells_what_the_entry_does_but_for_its_message(self, spool: Spool, lease: Lease) -> None:
+        spool.enqueue(
+            "in", Draft(b"Subject: x\n\n" * 2000, Envelope.of("ann", ["bob", "eve"]), {"list": "dev"})
+        )
+        claim = self.take(lease)
+        lease.note(claim, {"what": "attempt", "text": "later"})
+        lease.note(claim, {"what": "delivered", "to": ["bob"]})
+        (ref,) = spool.peek("in")
+        glance, entry = spool.glance(ref), spool.read(ref)
+        assert glance.recipients == ("eve",)
+        for name in ("id", "queue", "sender", "recipients", "arrival_ns", "due_ns", "size", "attempts"):
+            assert getattr(glance, name) == getattr(entry, name)
+        assert (dict(glance.meta), glance.history) == (dict(entry.meta), entry.history)
+
+    def test_a_glance_at_what_has_moved_finds_nothing(self, spool: Spool) -> None:
+        spool.enqueue("in", draft())
+        (ref,) = spool.peek("in")
+        spool.remove(ref)
+        with pytest.raises(FileNotFoundError):
+            spool.glance(ref)
+
+    def test_counts_are_those_of_what_is_there(self, spool: Spool, lease: Lease, clock: FakeClock) -> None:
+        for delay in (0, 0, 0, 5, 9):
+            spool.enqueue("in", draft(), delay_s=delay)
+        lease.refresh()
+        assert lease.claim(lease.due(clock.now_ns(), 1)[0])
+        counts = spool.counts("in", clock.now_ns())
+        assert (counts.ready, counts.deferred, counts.active, counts.depth) == (2, 2, 1, 5)
+        assert counts.next_due_ns == clock.now_ns() + 5 * 10**9
+        assert counts.first == next(spool.peek("in"))
+        assert spool.shift(list(spool.peek("in"))[-1], area="hold")
+        assert [spool.counts("in", clock.now_ns(), area).depth for area in AREAS] == [4, 1, 0, 0]
 
     def test_addresses_that_are_not_utf_8_come_back_as_they_were(self, spool: Spool) -> None:
         odd = b'"a\xff b"@example.org'.decode("utf-8", "surrogateescape")
