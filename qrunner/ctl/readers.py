@@ -15,14 +15,14 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle, islice
-from typing import TYPE_CHECKING
+from itertools import chain, cycle, islice
+
+# All of it now: whoever asks may not be allowed to read it any more once they are the queues' owner.
+from multiprocessing import get_context, popen_fork  # noqa: F401
+from multiprocessing.connection import Connection
 
 from qrunner.errors import QRunnerError
 from qrunner.switchboard import Ref
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
 
 _PART = 200
 _ALONE = 50
@@ -38,13 +38,14 @@ def rendered(refs: Iterator[Ref], render: Render, readers: int | None = None) ->
     """
     parts = iter(lambda: list(islice(refs, _PART)), [])
     yield from map(render, islice(parts, _ALONE))
+    if not (more := next(parts, None)):
+        return
+    parts = chain([more], parts)
     number = min(len(os.sched_getaffinity(0)), _MOST) if readers is None else readers
     yield from map(render, parts) if number < 2 else _shared(parts, render, number)
 
 
 def _shared(parts: Iterator[list[Ref]], render: Render, readers: int) -> Iterator[list[str]]:
-    from multiprocessing import get_context
-
     context = get_context("fork")
     with contextlib.ExitStack() as ending:
         pipes = []

@@ -16,6 +16,8 @@ from tests.scenarios.postfix import free_port, until
 
 WHERE = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
+_RECEIVED = b"\nReceived: "
+
 
 @dataclass(frozen=True)
 class Got:
@@ -38,8 +40,9 @@ class RealSink:
         return len(os.listdir(self.dump))
 
     def messages(self) -> list[Got]:
-        """All it has."""
-        return [_read(path.read_bytes()) for path in self.dump.iterdir()]
+        """All it has, without what it has only begun to write down."""
+        dumps = [path.read_bytes() for path in self.dump.iterdir()]
+        return [_read(dump) for dump in dumps if _RECEIVED in dump]
 
 
 @contextmanager
@@ -75,7 +78,7 @@ def _listens(port: int) -> bool:
 
 def _read(dump: bytes) -> Got:
     """What smtp-sink wrote: lines on the envelope, a Received of its own, the message, an empty line."""
-    head, _, rest = dump.partition(b"\nReceived: ")
+    head, _, rest = dump.partition(_RECEIVED)
     fields = [line.decode("utf-8", "surrogateescape").partition(": ") for line in head.split(b"\n")]
     (sender,) = [_path(value) for name, _, value in fields if name == "X-Mail-Args"]
     recipients = tuple(_path(value) for name, _, value in fields if name == "X-Rcpt-Args")
