@@ -69,16 +69,16 @@ class Point:
 
 
 POINTS = (
-    Point("slices", 1, "1 slice", 8000, 800, slices=1),
+    Point("slices", 1, "1 slice", 8000, slices=1),
     Point("slices", 2, "2 slices", 12000),
-    Point("slices", 4, "4 slices", 12000, 2500, slices=4),
+    Point("slices", 4, "4 slices", 12000, 2000, slices=4),
     Point("size", KB, "1 KB", 8000, size=KB),
-    Point("size", 64 * KB, "64 KB", 3000, 200, size=64 * KB),
+    Point("size", 64 * KB, "64 KB", 3000, size=64 * KB),
     Point("size", MB, "1 MB", 400, size=MB),
-    Point("size", 20 * MB, "20 MB", 60, 6, size=20 * MB),
+    Point("size", 20 * MB, "20 MB", 60, size=20 * MB),
     Point("recipients", 1, "1 recipient", 8000),
     Point("recipients", 50, "50 recipients", 2000, recipients=50),
-    Point("recipients", 500, "500 recipients", 300, 12, recipients=500),
+    Point("recipients", 500, "500 recipients", 300, 40, recipients=500),
 )
 
 

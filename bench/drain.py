@@ -35,7 +35,7 @@ concurrency = 10
 
 def main() -> int:
     """Measure and print."""
-    asked = options(__doc__, runs=5, quick_runs=1, count=20_000, quick_count=3_000)
+    asked = options(__doc__, runs=5, quick_runs=1, count=20_000, quick_count=2_000)
     found: dict[str, list[float]] = {"Postfix": [], "qrunner": []}
     for _ in range(asked.runs):
         found["Postfix"].append(drain_postfix(asked))

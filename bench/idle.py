@@ -27,7 +27,7 @@ SITE = '[smtp.host]\nhost = "127.0.0.1"\nport = 9\n' + "".join(
 
 def main() -> int:
     """Measure and print."""
-    asked = options(__doc__, runs=3, quick_runs=1, count=60, quick_count=10)
+    asked = options(__doc__, runs=3, quick_runs=1, count=60, quick_count=5)
     found: dict[Claim, dict[str, list[float]]] = {
         CPU: {"half a percent": [], "qrunner": []},
         MEMORY: {"Mailman": [], "qrunner": []},

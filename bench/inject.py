@@ -30,7 +30,7 @@ BESIDE = Claim("pipe-sendmail", "the pipe as a process, beside sendmail", "ms", 
 
 def main() -> int:
     """Measure and print."""
-    asked = options(__doc__, runs=300, quick_runs=40)
+    asked = options(__doc__, runs=300, quick_runs=25)
     message = (b"Subject: a benchmark\n\n" + b"x" * 71 + b"\n") * SIZE
     with (
         tempfile.TemporaryDirectory(dir=asked.directory) as root,

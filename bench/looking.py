@@ -39,7 +39,7 @@ smtp = "sink"
 
 def main() -> int:
     """Measure and print."""
-    asked = options(__doc__, runs=3, quick_runs=1, count=1_000_000, quick_count=50_000)
+    asked = options(__doc__, runs=3, quick_runs=1, count=1_000_000, quick_count=20_000)
     with (
         tempfile.TemporaryDirectory(dir=asked.directory) as ours,
         tempfile.TemporaryDirectory(dir=asked.directory) as theirs,

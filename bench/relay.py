@@ -41,7 +41,7 @@ smtp = "sink"
 
 def main() -> int:
     """Measure and print."""
-    asked = options(__doc__, runs=5, quick_runs=1, count=10_000, quick_count=2_000)
+    asked = options(__doc__, runs=5, quick_runs=1, count=10_000, quick_count=1_000)
     found: dict[str, list[float]] = {"Postfix": [], "qrunner": []}
     for _ in range(asked.runs):
         found["Postfix"].append(through_postfix(asked))

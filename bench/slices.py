@@ -29,7 +29,7 @@ SLICES, LOOKS = 10, 5
 
 def main() -> int:
     """Measure and print."""
-    asked = options(__doc__, runs=5, quick_runs=2, count=200_000, quick_count=50_000)
+    asked = options(__doc__, runs=5, quick_runs=2, count=200_000, quick_count=20_000)
     work = f"{SLICES} slices on {asked.count:,}: finding work"
     claim = Claim("slices", work, "ms of CPU", at_most=1.5)
     found: dict[str, list[float]] = {"one slice": [], f"{SLICES} slices": []}

@@ -23,7 +23,7 @@ WORKERS = {"Mailman": "mailman_worker.py", "qrunner": "qrunner_worker.py"}
 
 def main() -> int:
     """Measure and print."""
-    asked = options(__doc__, runs=7, quick_runs=1, count=10_000, quick_count=3_000)
+    asked = options(__doc__, runs=7, quick_runs=1, count=10_000, quick_count=1_500)
     pythons = {"Mailman": mailman_peer.python(), "qrunner": sys.executable}
     found: dict[Claim, dict[str, list[float]]] = {
         claim: {name: [] for name in WORKERS} for claim in (ALONE, TOGETHER, FINISH)
