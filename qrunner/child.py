@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from qrunner.engine.driver import Driver
 
 OK, DID_NOT_START, BUG, TRY_AGAIN, CONFIGURATION = 0, 1, 70, 75, 78
-_LOOK_S, _LOOK_EARLY_S, _BEAT_S = 2.0, 0.05, 10.0
+_LOOK_S, _LOOK_RARELY_S, _LOOK_EARLY_S, _BEAT_S = 2.0, 5.0, 0.05, 10.0
 _AFTER_GRACE_S = 5.0
 
 _log = logging.getLogger("qrunner.runner")
@@ -67,13 +67,14 @@ class Heartbeat:
         self._said: dict[str, Any] = {}
         self._age_s = 0.0
         self.was_up = False
+        self._is_news = True
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
             self.beat()
             # Whoever waits for us to come up is told at once.
-            look_s = _LOOK_S if self.was_up else _LOOK_EARLY_S
+            look_s = (_LOOK_S if self._is_news else _LOOK_RARELY_S) if self.was_up else _LOOK_EARLY_S
             await asyncio.sleep(look_s)
             self._age_s += look_s
 
@@ -81,7 +82,8 @@ class Heartbeat:
         """One look; a disk without room for it is no reason to stop."""
         self.was_up = self.was_up or self._engine.patient or self._engine.state in ("running", "suspended")
         state = self._state()
-        if state != self._said or self._age_s >= _BEAT_S:
+        self._is_news = state != self._said
+        if self._is_news or self._age_s >= _BEAT_S:
             with contextlib.suppress(OSError):
                 write_state(self._path, state)
             self._said, self._age_s = state, 0.0

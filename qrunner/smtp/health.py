@@ -22,6 +22,7 @@ from qrunner.suspension import Suspension
 State = Literal["up", "down", "probing"]
 
 PROBE_MAX_S = 300.0
+_EARLY = 0.25
 _LOST_KEPT = 8
 
 
@@ -107,9 +108,14 @@ def failed(
         # It had begun before the host went down: no probe has failed, so the next one comes no later for it.
         return counted
     # The exponent is bounded: a host may be down for months.
-    wait_s = min(host.probe_after_s * 2 ** min(health.probes, 16), PROBE_MAX_S) * (1 - 0.25 * random)
+    wait_s = min(host.probe_after_s * 2 ** min(health.probes, 16), PROBE_MAX_S) * (1 - _EARLY * random)
     retry_at_ns = now_ns + round(wait_s * 1e9)
     return replace(counted, state="down", retry_at_ns=retry_at_ns, probes=health.probes + 1)
+
+
+def least_wait_s(host: HostConfig) -> float:
+    """How soon after it has gone down a host may be probed."""
+    return min(host.probe_after_s, PROBE_MAX_S) * (1 - _EARLY)
 
 
 def probing(health: Health) -> Health:

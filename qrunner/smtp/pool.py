@@ -304,7 +304,15 @@ class Pool:
         while not self._end.is_set():
             for name in filter(self.probe_due, names):
                 self.probe_soon(name)
-            await self._clock.wait(self._end, _PROBES_S * random.uniform(0.75, 1.25))
+            await self._clock.wait(self._end, self._until_probes_s(names))
+
+    def _until_probes_s(self, names: Sequence[str]) -> float:
+        """Seconds until it is worth looking whether a probe is due."""
+        soon_s = _PROBES_S * random.uniform(0.75, 1.25)
+        if not all(self.health(name).is_up for name in names):
+            return soon_s
+        # Whatever goes down from now on is not probed before that.
+        return max(soon_s, min(h.least_wait_s(self._berths[name].host) for name in names))
 
     async def _probe_alone(self, berth: Berth) -> None:
         try:
