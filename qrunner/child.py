@@ -133,7 +133,7 @@ def run_slice(task: Task) -> int:
 async def _live(task: Task, engine: Driver) -> int:
     heart = Heartbeat(task, engine)
     # At once: what is claimed next may end this process, and the master is to know whom the last death is laid to.
-    engine.came_up = heart.beat
+    engine.came_up = engine.changed = heart.beat
     _listen(task, engine)
     beating = asyncio.create_task(heart.run())
     try:

@@ -26,7 +26,7 @@ class Driver:
     ``state`` is one of ``starting waiting running suspended stopped failed``; ``reason`` says why it is not running.
     ``patient``: it is waiting because it was told to, and not because something is wrong.
     ``has_blamed``: a death of before is laid to entries that were in hand. ``came_up`` is called before the first
-    entry.
+    entry, ``changed`` whenever ``state`` has become another.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Driver:
         self.has_blamed = self.patient = False
         self._patience_told_ns: int | None = None
         self.came_up: Callable[[], None] = lambda: None
+        self.changed: Callable[[], None] = lambda: None
         self.counters = Counters(self.clock.monotonic_ns)
         self.handlers = [load_function(name) for name in config.handlers]
         self._wake = asyncio.Event()
@@ -117,13 +118,16 @@ class Driver:
             self.patient = False
             self.state, self.reason, self.since_ns = state, reason, self.clock.now_ns()
             event(self.log, state, level=level, reason=reason or None)
+            self.changed()
 
     def _wait_for_idleness(self, reason: str) -> None:
         """Waiting as it was told to: no trouble, and the reason may have other figures at each look."""
-        if not self.patient:
+        if begins := not self.patient:
             self.state, self.since_ns, self.patient = "waiting", self.clock.now_ns(), True
             now_ns, told_ns = self.clock.monotonic_ns(), self._patience_told_ns
             if told_ns is None or now_ns - told_ns >= _PATIENCE_TOLD_NS:
                 self._patience_told_ns = now_ns
                 event(self.log, "waiting until the machine is idle", reason=reason)
         self.reason = f"until the machine is idle: {reason}"
+        if begins:
+            self.changed()
