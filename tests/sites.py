@@ -217,6 +217,11 @@ class TinySite:
         assert pid is not None
         return pid
 
+    def kill(self, label: str) -> None:
+        """SIGKILL for a runner's process; it has died when this returns."""
+        os.kill(pid := self.pid(label), signal.SIGKILL)
+        wait_for(lambda: not is_alive(pid))
+
     def enqueue(self, queue: str = "in") -> str:
         """A message in a queue; its id."""
         return Site.load(self.config).enqueue(

@@ -274,7 +274,7 @@ def kill_again_and_again(site: TinySite, count: int, deaths: int, limit_s: float
     spool = Site.load(site.config).spool
     for done in range(deaths):
         wait_for(lambda: len(list(spool.peek("reports"))) >= count * done // (deaths + 1), limit_s)  # noqa: B023
-        os.kill(site.pid("check/0"), signal.SIGKILL)
+        site.kill("check/0")
         wait_for(lambda: site.pids()["check/0"], limit_s)
     wait_for(lambda: not list(spool.peek("check")), limit_s)
     reports = [spool.read(ref) for ref in spool.peek("reports")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -263,7 +261,7 @@ def test_each_of_twenty_has_each_message_once_however_often_the_runner_is_killed
     for share in range(1, 6):
         # At different depths of the backlog, and in whatever it has in hand then.
         wait_for(lambda share=share: len(list(spool.peek("news"))) <= count - count * share // 7, 60)  # type: ignore[misc]
-        os.kill(site.pid("news/0"), signal.SIGKILL)
+        site.kill("news/0")
     until_news_is_empty(site, 100)
     site.ctl("stop")
     assert [queue for queue in TWENTY if numbers(site, queue) != Counter(range(count))] == []

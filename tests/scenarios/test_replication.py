@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
-import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -99,7 +97,7 @@ def test_every_program_gets_every_message_once_in_a_maildir_of_its_own(site: Tin
             wait_for(
                 lambda before=before: waiting() in range(max(1, before - count // 8)) or not waiting(), 60
             )  # type: ignore[misc]
-            os.kill(site.pid(f"{dice.choice(['news', 'linux', 'mac'])}/0"), signal.SIGKILL)
+            site.kill(f"{dice.choice(['news', 'linux', 'mac'])}/0")
         wait_for(lambda: not waiting(), 120)
         site.ctl("stop")
         wait_for(lambda: not list((mac.maildir / "new").glob("*")))
