@@ -59,7 +59,7 @@ lint: setup  ## is the format right, is anything suspicious
 types: setup  ## mypy --strict
 	@$(BIN)/mypy
 
-bench: setup  ## measure, each figure beside its peer's (QUICK=1: a rough one in a minute)
+bench: setup  ## measure, each figure beside its peer's (QUICK=1: roughly, in two minutes, the long ones left out)
 	@$(BIN)/python bench/run.py $(if $(QUICK),--quick)
 
 docs: setup  ## docs/*.md as pages in build/docs; a link that leads nowhere is an error

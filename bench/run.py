@@ -1,7 +1,8 @@
 """Every benchmark, one after another: `python bench/run.py [--quick] [--write] [NAME...]`.
 
 A benchmark is a program in this folder. It measures its peer in the same run, prints both and their ratio, and
-takes `--quick` for a rough figure in seconds; those that need longer are left out of a quick run unless they are named. What it prints of one machine says nothing of another; the ratio does.
+takes `--quick` for a rough figure in seconds; those that need longer are left out of a quick run unless they are
+named. What it prints of one machine says nothing of another; the ratio does.
 With `--write` the results are kept: `docs/performance.json`, a table in `docs/PERFORMANCE.md`,
 `docs/performance.svg`, `docs/curves.svg`; and `scale` writes the figures of `docs/SCALE.md`.
 """

@@ -41,6 +41,21 @@ class OneByOne(BatchRunner):
             yield [entry], entry.forward("out")
 
 
+def test_whoever_wants_to_know_is_told_of_each_state(bench: Bench) -> None:
+    bench.site.suspensions.suspend(TARGETS[0], reason="the disk")
+    engine = bench.engine(Onward)
+    told: list[str] = []
+    engine.changed = lambda: told.append(engine.state)
+
+    async def story() -> None:
+        await until(lambda: engine.state == "suspended", "the suspension")
+        bench.site.suspensions.resume(TARGETS[0])
+        await until(lambda: engine.state == "running", "its end")
+
+    running(engine, story)
+    assert told[-3:] == ["suspended", "running", "stopped"]
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("runner_class", [Onward, OneByOne])
 def test_nothing_is_claimed_until_it_is_resumed_and_then_all_of_it(

@@ -35,6 +35,14 @@ def test_a_host_is_down_after_so_many_failures_in_a_row() -> None:
     assert down.probe_in_s(NOW_NS) == 60
 
 
+@given(st.floats(0.01, 10_000), st.floats(0, 1, exclude_max=True))
+def test_no_host_is_probed_sooner_than_its_least_wait(probe_after_s: float, random: float) -> None:
+    """Until then nobody looks whether a probe of a host that is up has come due."""
+    host = HostConfig("mta", host="mta.example", probe_after_s=probe_after_s)
+    down = h.failed(Health("mta"), host, "refused", now_ns=NOW_NS, random=random, at_once=True)
+    assert down.probe_in_s(NOW_NS) >= h.least_wait_s(host) - 1e-6
+
+
 def test_a_success_between_begins_the_count_anew() -> None:
     assert fails(h.succeeded(fails(Health("mta"), 2), HOST), 2).is_up
 
