@@ -120,24 +120,28 @@ def invoking_user() -> str:
 def change_log(site: Site) -> Iterator[logging.Logger]:
     """Where changes are written down, for as long as they are made."""
     log = logging.getLogger("qrunner.ctl")
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    before = log.level, log.propagate
     places = RunDir(site.config.site.state_dir)
+    handler: logging.Handler
     try:
         places.make()
-        log.addHandler(FileHandler(places.log_file))
+        handler = FileHandler(places.log_file)
     except OSError as error:
         # On a full disk, deleting is what helps: it must not need a log.
         say(f"not logged: {error}")
-        log.addHandler(logging.NullHandler())
-    for handler in log.handlers:
-        handler.setFormatter(LineFormatter("ctl"))
+        handler = logging.NullHandler()
+    handler.setFormatter(LineFormatter("ctl"))
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(handler)
     try:
         yield log
     finally:
-        for handler in list(log.handlers):
-            log.removeHandler(handler)
-            handler.close()
+        # As it was: a program that calls a verb within itself has handlers of its own here.
+        log.removeHandler(handler)
+        handler.close()
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 @dataclass(slots=True)

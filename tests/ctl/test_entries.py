@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import pty
 import select
@@ -387,6 +389,24 @@ def test_nothing_is_logged_of_what_was_not_done(place: Place, fill: Fill) -> Non
     place.call("delete", "ALL", "--dry-run")
     place.call("delete", "ALL")
     assert not (place.folder / "var/log/qrunner.log").exists()
+
+
+def test_who_calls_a_verb_in_a_process_of_his_own_keeps_his_log(place: Place, fill: Fill) -> None:
+    ids = fill(2)
+    log, heard = logging.getLogger("qrunner.ctl"), logging.StreamHandler(io.StringIO())
+    theirs = logging.Formatter("%(message)s")
+    heard.setFormatter(theirs)
+    log.addHandler(heard)
+    before = log.level, log.propagate
+    try:
+        place.call("hold", *ids)
+        log.error("after it")
+        assert heard in log.handlers
+    finally:
+        log.removeHandler(heard)
+    assert (heard.formatter, log.level, log.propagate) == (theirs, *before)
+    assert heard.stream.getvalue() == "hold\nhold\nafter it\n"
+    assert len(place.log().splitlines()) == 2
 
 
 def test_a_log_that_cant_be_written_stops_nothing(place: Place, fill: Fill) -> None:
