@@ -1,8 +1,8 @@
 """Listing the directories of a range, each as seldom as may be.
 
 Of a million entries that wait, a look through the range costs what has changed, not what waits: a large directory of
-which nothing has been taken, and whose time of modification is that of the last listing, is not listed again. It is all
-the same once in ten minutes, since a network file system's word for that is weaker than a disk's.
+which nothing has been taken, or an empty one, whose time of modification is that of the last listing is not listed again.
+It is all the same once in ten minutes, since a network file system's word for that is weaker than a disk's.
 
 An entry that was *written in our future* says that the clock was set back since; what counts then is the delay that it
 was given, from now on. Of many entries that are not due, a few of each directory are asked when they were written; all
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from qrunner.slices import SPACE, WHOLE, Range
 from qrunner.switchboard.index import Row, packed
 from qrunner.switchboard.reading import names_in
 
-# Below that a listing costs about as much as the question whether it is necessary.
+# A few are as well listed as remembered.
 _MANY = 100
 # A file system's clock ticks every few milliseconds, or every second or two: a change within the tick of the last one
 # does not show.
@@ -47,6 +48,9 @@ class Look:
     row: Row
     others: Sequence[str] = ()
     ahead: Sequence[tuple[str, int]] = ()
+
+
+_NOTHING = Row(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +89,26 @@ class Lister:
         if known is not None and self._still(known, modified_ns):
             self._listed[directory] = known
             return Look(known.row)
-        ready, others = sorted_out(names_in(directory))
+        names = names_in(directory)
+        if not names:
+            return self._learned(directory, _NOTHING, modified_ns)
+        ready, others = sorted_out(names)
         ready = self._owned(directory, ready)
         ahead = self._ahead.among(directory, modified_ns, ready)
         if ahead:
             gone = {name for name, _ in ahead}
             ready = [name for name in ready if name not in gone]
         row = Row(packed(ready))
-        is_settled = 0 < modified_ns < self._clock.now_ns() - _TICK_NS
-        if len(ready) >= _MANY and is_settled and not others and not ahead:
+        if len(ready) >= _MANY and not others and not ahead:
+            return self._learned(directory, row, modified_ns)
+        return Look(row, others, ahead)
+
+    def _learned(self, directory: str, row: Row, modified_ns: int) -> Look:
+        # The machine's own clock, since that is what the file system's time is of.
+        if 0 < modified_ns < time.time_ns() - _TICK_NS:
             until_ns = self._clock.monotonic_ns() + int(_TRUSTED_NS * random.uniform(0.75, 1.25))
             self._listed[directory] = _Listed(row, modified_ns, until_ns)
-        return Look(row, others, ahead)
+        return Look(row)
 
     def _still(self, known: _Listed, modified_ns: int) -> bool:
         """Whether a listing would find the same again."""

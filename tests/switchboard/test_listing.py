@@ -112,6 +112,29 @@ def test_it_is_listed_again_after(change: str, stage: Stage, lister: Lister) -> 
     assert stage.numbers(again) == sorted(int(name.id[2:], 16) for name in there)
 
 
+@pytest.mark.parametrize(
+    "change", ["one that came", "ten minutes and a quarter", "a clock that was set back"]
+)
+def test_an_empty_directory_is_listed_once_and_again_after(change: str, stage: Stage, lister: Lister) -> None:
+    stage.long_ago()
+    stage.look(lister)
+    assert stage.listed
+    first = stage.look(lister)
+    assert (stage.listed, stage.numbers(first)) == ([], [])
+    CHANGES[change](stage, first)
+    again = stage.look(lister)
+    assert stage.listed
+    assert stage.numbers(again) == ([MANY] if change == "one that came" else [])
+
+
+def test_an_empty_directory_that_was_full_a_moment_ago_is_listed_each_time(
+    stage: Stage, lister: Lister
+) -> None:
+    for _ in range(2):
+        assert stage.numbers(stage.look(lister)) == []
+        assert stage.listed
+
+
 def test_a_change_within_the_tick_of_the_one_before_is_not_missed(stage: Stage, lister: Lister) -> None:
     stage.put(*range(MANY))
     about = os.stat(stage.directory)
@@ -188,7 +211,7 @@ def test_of_very_many_that_are_not_due_a_few_are_asked_when_they_were_written(
     stage.put(MANY)
     names, look = asked(stage, lister, lambda _: 0)
     assert 0 < len(names) < 10
-    assert (len(stage.numbers(look)), look.ahead) == (MANY + 1, [])
+    assert (len(stage.numbers(look)), list(look.ahead)) == (MANY + 1, [])
 
 
 def test_if_one_of_the_few_was_written_in_our_future_all_are_asked(stage: Stage, lister: Lister) -> None:
