@@ -37,6 +37,7 @@ READY_LENGTH, _ID_LENGTH = 61, 40
 _DIGITS = b"0123456789abcdef"
 _NAME = re.compile(r"([0-9]{20})\+([0-9a-f]{40})(?:\.(.+))?\Z", re.DOTALL)
 _decode = json.JSONDecoder().raw_decode
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _CLAIMANT = re.compile(r"([0-9]+),([0-9a-f]+),([0-9]+),([0-9a-f]+),([^/,]+)\Z")
 
 
@@ -207,7 +208,7 @@ def _head(fields: Mapping[str, Any], message: bytes) -> tuple[str, bytes]:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _encode(value).encode()
 
 
 def _from_json(line: bytes) -> Any:

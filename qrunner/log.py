@@ -21,11 +21,13 @@ import logging
 import os
 import re
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-_WANTS_QUOTES = re.compile(r'[\s"=\\]|\A\Z')
+_WANTS_QUOTES = re.compile(r'[\s"=\\]|\A\Z').search
+_SEVERAL = (list, tuple, set, frozenset)
 _ROOT = "qrunner"
 
 
@@ -57,8 +59,11 @@ def fields(values: dict[str, object]) -> str:
 def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
-    text = ",".join(map(str, value)) if isinstance(value, list | tuple | set | frozenset) else str(value)
-    if _WANTS_QUOTES.search(text):
+    if isinstance(value, str):
+        text = value
+    else:
+        text = ",".join(map(str, value)) if isinstance(value, _SEVERAL) else str(value)
+    if _WANTS_QUOTES(text):
         text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return visible(text)
 
@@ -79,11 +84,38 @@ def event(
     :param values: the fields, `id` first where there is one.
     """
     if log.isEnabledFor(level):
-        # As `log.log` does, but for the place in our source: who searches it for each of a million lines pays for it.
-        trace = None if exc is None else (type(exc), exc, exc.__traceback__)
-        record = logging.LogRecord(log.name, level, "", 0, what, None, trace)
-        record.fields = values
-        log.handle(record)
+        log.handle(_Event(log.name, level, what, exc, values))
+
+
+class _Event(logging.LogRecord):
+    """A record as `log.log` makes it, but for what would cost more than the rest of the line: the place in our source,
+    the thread, and the name that a process of multiprocessing would have."""
+
+    def __init__(
+        self, name: str, level: int, what: str, exc: BaseException | None, values: dict[str, object]
+    ) -> None:
+        now_s = time.time()
+        # By name, since formats such as "%(filename)s" look there.
+        self.__dict__.update(
+            _UNTOLD,
+            name=name,
+            levelno=level,
+            levelname=logging.getLevelName(level),
+            msg=what,
+            exc_info=None if exc is None else (type(exc), exc, exc.__traceback__),
+            created=now_s,
+            msecs=now_s % 1 * 1000,
+            process=os.getpid(),
+            fields=values,
+        )
+
+
+_UNTOLD: dict[str, object] = {
+    **dict.fromkeys(("args", "exc_text", "stack_info", "thread", "threadName", "processName", "taskName")),
+    **dict.fromkeys(("pathname", "filename", "module", "funcName"), ""),
+    "lineno": 0,
+    "relativeCreated": 0.0,
+}
 
 
 class LineFormatter(logging.Formatter):
@@ -92,16 +124,23 @@ class LineFormatter(logging.Formatter):
     def __init__(self, program: str) -> None:
         super().__init__()
         self.program = visible(program)
+        self._second = 0, ""
+
+    def _when(self, time_s: float) -> str:
+        """RFC 3339, to the millisecond."""
+        second = int(time_s)
+        if second != self._second[0]:
+            self._second = second, datetime.fromtimestamp(second, UTC).isoformat()[:-6]
+        return f"{self._second[1]}.{int(time_s * 1000) % 1000:03d}+00:00"
 
     def format(self, record: logging.LogRecord) -> str:
-        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         values = dict(getattr(record, "fields", {}))
         if not (record.name == _ROOT or record.name.startswith(f"{_ROOT}.")):
             values["logger"] = record.name
         if record.exc_info and record.exc_info[0]:
             values["traceback"] = self.formatException(record.exc_info)
         parts = [
-            when,
+            self._when(record.created),
             record.levelname.lower(),
             f"{self.program}[{record.process}]",
             visible(record.getMessage()),

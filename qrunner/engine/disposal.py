@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType
 from typing import Any
 
 from qrunner.bounce import Bounce
@@ -21,10 +23,21 @@ from qrunner.threads import in_thread
 
 async def called(function: Callable[..., Any], *arguments: Any) -> Any:
     """The value of a site's function, plain or asynchronous; raises what it raises."""
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+    if _is_asynchronous(function):
         return await function(*arguments)
     result = await in_thread(function, *arguments)
     return await result if inspect.isawaitable(result) else result
+
+
+def _is_asynchronous(function: Callable[..., Any]) -> bool:
+    plain = getattr(function, "__func__", function)
+    if isinstance(plain, FunctionType):
+        return _is_coroutine_function(plain)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+# Asked with every entry.
+_is_coroutine_function = functools.lru_cache(maxsize=256)(inspect.iscoroutinefunction)
 
 
 async def handled(handlers: Sequence[Callable[..., Any]], entry: Entry) -> object:

@@ -408,15 +408,20 @@ class Engine(Driver):
         assert task is not None
         # Only a decision may be cut short; a commit that has begun is left to its end.
         self._deciding.add(task)
+        limit: asyncio.Timeout | None = None
         try:
-            async with asyncio.timeout(self.config.timeout_s) as limit:
+            if self.config.timeout_s is None:
                 fate = await fate_of(self.handlers, self.runner.dispose, claim.entry)
+            else:
+                limit = asyncio.timeout(self.config.timeout_s)
+                async with limit:
+                    fate = await fate_of(self.handlers, self.runner.dispose, claim.entry)
             return self.judge.judge([claim], fate)
         except asyncio.CancelledError as error:
             if not self._stopping.is_set():
                 return self.judge.judge_error([claim], error)
         except TimeoutError as error:
-            if not limit.expired():
+            if limit is None or not limit.expired():
                 return self.judge.judge_error([claim], error)
             text = f"not done within {self.config.timeout_s:g} s"
             return self.judge.judge_error([claim], TemporaryFailure(text, status="4.4.7"))

@@ -24,7 +24,8 @@ class Attentive(SMTPProtocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._unasked = self._ended = False
-        self._group = Group()
+        self._patience = Patience(loop)
+        self._group = Group(self._patience)
         self._may_write = asyncio.Event()
         self._may_write.set()
 
@@ -66,6 +67,7 @@ class Attentive(SMTPProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._patience.close()
         self._group.fail(SMTPServerDisconnected("Connection lost"))
         self._may_write.set()
 
@@ -81,15 +83,19 @@ class Attentive(SMTPProtocol):
         """
         if any(COMMAND_INJECTION_REGEX.search(command) for command in commands):
             raise ValueError("Command arg contains a prohibited control character")
-        self._group = Group(len(commands))
-        self.write(b"".join(command + b"\r\n" for command in commands))
+        return self.send(b"\r\n".join((*commands, b"")), len(commands))
+
+    def send(self, data: bytes, replies: int) -> Group:
+        """Writes something that as many replies come to. :raises SMTPException: it can't be written."""
+        self._group = Group(self._patience, replies)
+        self.write(data)
         return self._group
 
     def _grouped(self, data: bytes) -> None:
         """What has come takes part of the group's replies with it, or all, or more than all."""
         self._buffer.extend(data)
-        # A piece of a reply too many would make one of the next one and itself.
-        self._unasked = self._unasked or not _LINES.match(self._buffer)
+        # A piece of a reply too many would make one of the next one and itself. Of a single reply all else is too many.
+        self._unasked = self._unasked or (self._group.asked > 1 and not _LINES.match(self._buffer))
         try:
             if self._unasked:
                 raise SMTPResponseException(SMTPStatus.invalid_response, "Malformed SMTP response line")
@@ -104,31 +110,75 @@ class Attentive(SMTPProtocol):
 
 
 class Group:
-    """The replies to several commands, ``left`` of which are still to come."""
+    """The replies to what was ``asked``, ``left`` of which are still to come."""
 
-    def __init__(self, left: int = 0) -> None:
-        self.left = left
+    def __init__(self, patience: Patience, asked: int = 0) -> None:
+        self.asked = self.left = asked
+        self._patience = patience
         self._replies: deque[SMTPResponse] = deque()
         self._error: BaseException | None = None
-        self._news = asyncio.Event()
 
     def add(self, response: SMTPResponse) -> None:
         self._replies.append(response)
         self.left -= 1
-        self._news.set()
+        self._patience.end()
 
     def fail(self, error: BaseException) -> None:
         """There will be no more; those that came are given out first."""
         self._error = self._error or error
         self.left = 0
-        self._news.set()
+        self._patience.end()
 
     async def next(self, timeout: float) -> SMTPResponse:  # noqa: ASYNC109 - as its neighbours
         """:raises TimeoutError: there was none for so many seconds."""
         while not self._replies:
             if self._error is not None:
                 raise self._error
-            self._news.clear()
-            async with asyncio.timeout(timeout):
-                await self._news.wait()
+            await self._patience.wait(timeout)
         return self._replies.popleft()
+
+
+class Patience:
+    """Waits for news, for no longer than a limit. One timer does for all the waits of a connection: it is looked at when
+    it rings, not set anew for each of the few milliseconds that a reply takes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiter: asyncio.Future[None] | None = None
+        self._until_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def wait(self, limit_s: float) -> None:
+        """Returns after ``end``. :raises TimeoutError: it was not called for so many seconds."""
+        self._until_s = self._loop.time() + limit_s
+        self._waiter = self._loop.create_future()
+        if self._timer is None or self._timer.when() > self._until_s:
+            self._set()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def end(self) -> None:
+        """There is news."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> None:
+        """There will be none."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set(self) -> None:
+        self.close()
+        self._timer = self._loop.call_at(self._until_s, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() < self._until_s:
+            self._set()
+        else:
+            self._waiter.set_exception(TimeoutError())

@@ -63,9 +63,10 @@ class Berth:
     """The connections that this process has to one host.
 
     ``full_until_s``: all seats were found taken, and are not asked for again before. ``gave_s``: when one was last
-    given up to another process. ``paced_until_s``: its rate allows no message before. All on the loop's clock.
+    given up to another process. ``paced_until_s``: its rate allows no message before. All monotonic.
     ``welcome``: it has let this process in before. ``slowly``: it was not up to several commands at once. ``turned_away``:
     how often in a row it has asked for less when there was nothing; until ``closed_until_ns``, monotonic, it is left alone.
+    ``is_watched``: a look at those that wait is on its way.
     """
 
     host: HostConfig
@@ -79,6 +80,7 @@ class Berth:
     slowly: bool = False
     turned_away: int = 0
     closed_until_ns: int = 0
+    is_watched: bool = False
     door: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def next_waiter(self, *, for_idle: bool) -> Waiter | None:

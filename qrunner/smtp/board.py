@@ -100,6 +100,7 @@ class FileBoard:
         self._unwritten: dict[str, Health] = {}
         self._seen: dict[str, tuple[float, Health]] = {}
         self._my_wants: dict[str, int] = {}
+        self._wants: dict[str, tuple[float, int | None]] = {}
         self._suspended = machine_book(folder.parent)
         self._paces = Paces(folder / ".pace")
 
@@ -201,11 +202,21 @@ class FileBoard:
             return  # who can't ask waits a little longer
 
     def wanted(self, name: str) -> bool:
-        try:
-            asked_ns = os.stat(f"{self._folder}/{name}.want").st_mtime_ns
-        except OSError:
+        now_s = time.monotonic()
+        seen = self._wants.get(name)
+        if seen is None or now_s >= seen[0]:
+            self._wants[name] = seen = (now_s + _LOOK_S, self._asked_ns(name))
+        asked_ns = seen[1]
+        if asked_ns is None or asked_ns == self._my_wants.get(name):
             return False
-        return asked_ns != self._my_wants.get(name) and abs(time.time_ns() - asked_ns) < WANTED_S * 1e9
+        return abs(time.time_ns() - asked_ns) < WANTED_S * 1e9
+
+    def _asked_ns(self, name: str) -> int | None:
+        """When somebody last found all seats taken."""
+        try:
+            return os.stat(f"{self._folder}/{name}.want").st_mtime_ns
+        except OSError:
+            return None
 
     def turn(self, name: str, rate: Rate, within_s: float) -> Turn:
         return self._paces.turn(name, rate, within_s)

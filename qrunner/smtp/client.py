@@ -129,8 +129,7 @@ class SmtpChannel:
 
     async def _finish(self, end: bytes) -> Reply:
         try:
-            self._protocol.write(end)
-            return _reply(await self._protocol.read_response(timeout=self._host.final_timeout_s))
+            return _reply(await self._protocol.send(end, 1).next(self._host.final_timeout_s))
         except (SMTPException, OSError) as error:
             raise Lost(_words(error, "after the end of the message")) from error
 

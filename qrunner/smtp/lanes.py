@@ -15,6 +15,7 @@ import asyncio
 import random
 from collections import deque
 from dataclasses import dataclass, field
+from time import monotonic
 
 FIRST = 2
 PATIENCE_S = 1.0
@@ -37,7 +38,7 @@ class LaneFull(Exception):
 @dataclass(eq=False, slots=True)
 class Lane:
     """One destination. ``each_s`` is what a delivery takes; ``line_ends_s`` when those that were sent away will be
-    through; ``heard_s`` when the last delivery ended, or the first began. Times are the loop's."""
+    through; ``heard_s`` when the last delivery ended, or the first began. Times are monotonic."""
 
     name: str
     most: int
@@ -57,7 +58,7 @@ class Lane:
         """Takes a place, waiting for a moment. :raises LaneFull: there is none."""
         if self.in_use < self.width:
             if not self.in_use:
-                self.heard_s = _now_s()
+                self.heard_s = monotonic()
             self.in_use += 1
             return
         if len(self.waiters) >= self.width or self._silence_s():
@@ -80,7 +81,7 @@ class Lane:
     def leave(self) -> None:
         """Gives the place to the first who waits."""
         self.in_use -= 1
-        self.heard_s = _now_s()
+        self.heard_s = monotonic()
         while self.waiters and self.in_use < self.width:
             waiter = self.waiters.popleft()
             if not waiter.done():
@@ -99,19 +100,15 @@ class Lane:
     def _later_s(self) -> float:
         """When there will be room, if all who were sent away before come first. Half of the time that it seems to take,
         since to be early costs a look, and to be late leaves the lane empty."""
-        now_s, silence_s = _now_s(), self._silence_s()
+        now_s, silence_s = monotonic(), self._silence_s()
         self.line_ends_s = max(now_s, self.line_ends_s) + self.each_s / self.width / 2
         wait_s = min(max(self.line_ends_s - now_s, silence_s), _MOST_S)
         return _LEAST_S + wait_s + random.random() * max(1.0, min(silence_s, _MOST_S))
 
     def _silence_s(self) -> float:
         """For how long nobody who is under way has been heard of; 0: that is not worth speaking of."""
-        silence_s = _now_s() - self.heard_s
+        silence_s = monotonic() - self.heard_s
         return silence_s if silence_s > max(SILENT_S, _USUAL * self.each_s) else 0.0
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()
 
 
 class Lanes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -356,7 +357,7 @@ class Pool:
             self._drop(berth, loan)
         else:
             berth.idle.append(loan)
-            self._keep(berth, loan)
+            self._watch(berth)
 
     def _worth_keeping(self, berth: Berth, loan: Loan, now_s: float) -> bool:
         host = berth.host
@@ -380,26 +381,25 @@ class Pool:
         berth.gave_s, berth.full_until_s = now_s, now_s + 2 * _LOOK_S
         return True
 
-    def _keep(self, berth: Berth, loan: Loan) -> None:
-        """Ends the connection when it has waited long enough, or when another process needs its seat."""
-        loop = asyncio.get_running_loop()
+    def _watch(self, berth: Berth) -> None:
+        """Looks at the connections that wait, as long as there are any."""
+        if not berth.is_watched:
+            berth.is_watched = True
+            look_s = min(_LOOK_S, berth.host.idle_timeout_s)
+            asyncio.get_running_loop().call_later(look_s, self._look_over, berth, look_s)
 
-        def look() -> None:
-            if loan not in berth.idle:
-                return
-            waited_s = loop.time() - loan.idle_since_s
-            is_wanted = self._board.wanted(berth.host.name)
-            if (
-                is_wanted
-                or waited_s >= berth.host.idle_timeout_s
-                or not self._worth_keeping(berth, loan, loop.time())
-            ):
+    def _look_over(self, berth: Berth, look_s: float) -> None:
+        """Ends those that have waited long enough, or whose seats another process needs."""
+        berth.is_watched = False
+        now_s, is_wanted = self._now_s(), self._board.wanted(berth.host.name)
+        for loan in list(berth.idle):
+            waited_s = now_s - loan.idle_since_s
+            enough_s = look_s if is_wanted else berth.host.idle_timeout_s
+            if waited_s >= enough_s or not self._worth_keeping(berth, loan, now_s):
                 berth.idle.remove(loan)
                 self._drop(berth, loan)
-            else:
-                loop.call_later(min(_LOOK_S, berth.host.idle_timeout_s), look)
-
-        loop.call_later(min(_LOOK_S, berth.host.idle_timeout_s), look)
+        if berth.idle:
+            self._watch(berth)
 
     def _drop(self, berth: Berth, loan: Loan) -> None:
         """Ends a connection, politely if the host still listens; its seat is free after that."""
@@ -426,7 +426,7 @@ class Pool:
             waiter.tell(None)
 
     def _now_s(self) -> float:
-        return asyncio.get_running_loop().time()
+        return time.monotonic()
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -58,6 +58,7 @@ class Session:
         self._another, self._slowly = another, slowly
         self._said_something = self._marked = self._dotted = False
         self._delivery = Delivery()
+        self._rcpt: dict[str, bytes] = {}
 
     async def deliver(self, envelope: Envelope, recipients: Sequence[Recipient], message: bytes) -> Delivery:
         """Tries all recipients. Raises only what the witness raised, or cancellation."""
@@ -107,7 +108,7 @@ class Session:
         kept = []
         for recipient in recipients:
             try:
-                wire.rcpt_command(recipient, offer)
+                self._rcpt[recipient.address] = wire.rcpt_command(recipient, offer)
                 if not recipient.address.isascii() and not offer.has("SMTPUTF8"):
                     raise wire.Unsendable(_NO_UTF8, "5.6.7")
                 kept.append(recipient)
@@ -152,7 +153,7 @@ class Session:
         try:
             first, start = await self._command(mail), None
             for one in batch if first.is_success else ():
-                reply = await self._command(wire.rcpt_command(one, self._channel.offer))
+                reply = await self._command(self._rcpt[one.address])
                 if reply.means_too_many and _sorted_out(answers)[0]:
                     break
                 answers.append((one, reply))
@@ -168,7 +169,7 @@ class Session:
 
     async def _together(self, mail: bytes, batch: list[Recipient]) -> Answers:
         """All commands up to DATA at once (RFC 2920)."""
-        rcpt = [wire.rcpt_command(one, self._channel.offer) for one in batch]
+        rcpt = [self._rcpt[one.address] for one in batch]
         try:
             replies = await self._channel.commands([mail, *rcpt, b"DATA"])
         except Lost as error:
@@ -237,7 +238,9 @@ class Session:
     def _mail(self, batch: list[Recipient]) -> bytes:
         size = wire.size(self._message) if self._channel.offer.has("SIZE") else 0
         sender = sender_for(self._envelope.sender, batch[0].address, self._verp)
-        envelope = replace(self._envelope, sender=sender)
+        envelope = self._envelope
+        if sender != envelope.sender:
+            envelope = replace(envelope, sender=sender)
         return wire.mail_command(
             envelope,
             self._channel.offer,

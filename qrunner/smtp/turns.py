@@ -7,6 +7,7 @@ connection, is given back.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 from qrunner.smtp.berth import Berth, HostBusy
 from qrunner.smtp.board import Board
@@ -27,7 +28,7 @@ class Turns:
         if rate is None:
             return
         turn = self._board.turn(name, rate, within_s)
-        berth.paced_until_s = asyncio.get_running_loop().time() + turn.wait_s
+        berth.paced_until_s = monotonic() + turn.wait_s
         if not turn.may:
             raise HostBusy(too_much(name), turn.wait_s)
         if turn.wait_s > 0:

@@ -46,6 +46,8 @@ def pieces(message: bytes) -> Iterator[bytes]:
 
 def size(message: bytes) -> int:
     """How long the message is on the wire: with every line end, without the doubled dots (RFC 1870 section 3)."""
+    if b"\r" not in message:
+        return len(message) + message.count(b"\n") + (2 if message and not message.endswith(b"\n") else 0)
     return sum(len(_by_the_line(part)) for part in _cut(message))
 
 
@@ -161,4 +163,6 @@ def _path(address: str, status: str) -> bytes:
 
 def needs_utf8(envelope: Envelope, addresses: Collection[str]) -> bool:
     """Whether SMTPUTF8 must be asked for (RFC 6531): it came in with it, or an address is not ASCII."""
-    return envelope.smtputf8 or not all(address.isascii() for address in (envelope.sender, *addresses))
+    if envelope.smtputf8 or not envelope.sender.isascii():
+        return True
+    return bool(addresses) and not "".join(addresses).isascii()

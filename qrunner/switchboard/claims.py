@@ -25,13 +25,16 @@ from qrunner.format import Claimant, Name, crash_marks, history_line, ready_name
 from qrunner.message import SETTLED, Entry, still_owed
 from qrunner.switchboard import Claim, Holder, Hop, Move, Recovered, Ref
 from qrunner.switchboard.bell import InotifyBell
-from qrunner.switchboard.disk import Disk, append, cut_back
+from qrunner.switchboard.disk import Disk, Tail, append, cut_back
 from qrunner.switchboard.hops import Child, Hops, Parent, move
 from qrunner.switchboard.index import DueIndex, key_of, parts_of
 from qrunner.switchboard.layout import Layout
 from qrunner.switchboard.leases import HeldLease, mark_looking
 from qrunner.switchboard.reading import open_path
 from qrunner.switchboard.recovery import Recovery
+
+# What becomes of it is written down next, in the same file.
+_FOLLOWED = frozenset({"sending"})
 
 
 class FilesLease:
@@ -57,6 +60,7 @@ class FilesLease:
         self._bell: InotifyBell | None = None
         self._in_hand: dict[str, Claim | None] = {}
         self._dirty: set[str] = set()
+        self._tails: dict[str, Tail] = {}
         self._unfinished: list[Callable[[], None]] = []
         self._serial = 0
         self._serials = threading.Lock()
@@ -191,7 +195,16 @@ class FilesLease:
 
     def note(self, claim: Claim, record: Mapping[str, Any], *, sync: bool = False) -> None:
         line = {"t": self._clock.now_ns(), **record}
-        append(claim.token, history_line(line), disk=self._disk if sync else None)
+        tail = self._tails.pop(claim.token, None) or Tail(claim.token)
+        try:
+            tail.add(history_line(line), disk=self._disk if sync else None)
+        except BaseException:
+            tail.close()
+            raise
+        if line.get("what") in _FOLLOWED:
+            self._tails[claim.token] = tail
+        else:
+            tail.close()
         self._remember(claim, line)
 
     def _remember(self, claim: Claim, line: Mapping[str, Any]) -> None:
@@ -265,6 +278,8 @@ class FilesLease:
     def _let_go(self, claim: Claim) -> None:
         self._in_hand.pop(claim.token, None)
         self._dirty.discard(claim.token)
+        if (tail := self._tails.pop(claim.token, None)) is not None:
+            tail.close()
 
     def _rewrite(self, one: Move) -> None:
         claim = one.claim

@@ -235,6 +235,41 @@ def make_directories(paths: Iterable[str], disk: Disk) -> None:
         disk.sync_directory(parent)
 
 
+class Tail:
+    """The end of a file in hand: whole lines are added to it, and a torn last line is closed first.
+
+    :raises OSError: there is no such file, or it can't be opened.
+    """
+
+    __slots__ = ("_fd", "_left_at")
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        # As long as the file was when our own last line was its end.
+        self._left_at = 0
+
+    def add(self, lines: bytes, *, disk: Disk | None = None, once: bool = False) -> int:
+        """As ``append``."""
+        size = os.fstat(self._fd).st_size
+        try:
+            if not (once and os.pread(self._fd, len(lines), max(0, size - len(lines))) == lines):
+                if size != self._left_at and os.pread(self._fd, 1, size - 1) != b"\n":
+                    lines = b"\n" + lines
+                write_all(self._fd, [lines])
+                self._left_at = size + len(lines)
+            if disk is not None:
+                disk.sync_file(self._fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, size)
+            raise
+        return size
+
+    def close(self) -> None:
+        """Lets go of it."""
+        os.close(self._fd)
+
+
 def append(path: str, lines: bytes, *, disk: Disk | None = None, once: bool = False) -> int:
     """Adds whole lines to a file's end; a torn last line is closed first. ``disk``: synced on it.
 
@@ -242,22 +277,11 @@ def append(path: str, lines: bytes, *, disk: Disk | None = None, once: bool = Fa
     :return: how long the file was before.
     :raises OSError: nothing was added; where even that can't be undone, a line that is torn, or was not synced.
     """
-    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    tail = Tail(path)
     try:
-        size = os.fstat(fd).st_size
-        try:
-            if not (once and os.pread(fd, len(lines), max(0, size - len(lines))) == lines):
-                is_torn = size and os.pread(fd, 1, size - 1) != b"\n"
-                write_all(fd, [b"\n" + lines if is_torn else lines])
-            if disk is not None:
-                disk.sync_file(fd)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(fd, size)
-            raise
-        return size
+        return tail.add(lines, disk=disk, once=once)
     finally:
-        os.close(fd)
+        tail.close()
 
 
 def cut_back(path: str, size: int) -> None:
