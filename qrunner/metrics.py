@@ -10,6 +10,7 @@ Not guaranteed: that a state outlives the power. It describes a process that doe
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -68,6 +69,7 @@ class Counters:
         return {"processed": self.processed, "failed": self.failed, "rate_1m": self._rate.last_minute()}
 
 
+@functools.cache
 def boot_id() -> str:
     """Which boot of this machine it is; times of the monotonic clock compare within one only."""
     try:
