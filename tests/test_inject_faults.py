@@ -127,7 +127,7 @@ def test_nothing_half_written_is_left_wherever_it_is_killed(
 
 
 @pytest.mark.needs("strace")
-@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+@pytest.mark.parametrize("error", ["ENOSPC", pytest.param("EIO", marks=pytest.mark.stress)])
 def test_a_call_that_fails_is_75_with_no_remains(
     way: tuple[list[str], bytes, Trace], queue_dir: Path, tmp_path: Path, error: str
 ) -> None:

@@ -55,6 +55,24 @@ def points(calls: Sequence[str], every: int = 1) -> list[Point | None]:
     return [*whole, *(Point(n, torn=True) for n, name in enumerate(calls) if name == "write"), None][::-every]
 
 
+def slow_or_fast() -> pytest.MarkDecorator:
+    """Whether the next runner takes what comes before its maker does anything else; that it does not, under stress."""
+    return pytest.mark.parametrize(
+        "eager",
+        [pytest.param(False, marks=pytest.mark.stress), True],
+        ids=["the next runner is slow", "the next runner is fast"],
+    )
+
+
+def before_or_within() -> pytest.MarkDecorator:
+    """Whether a death comes before a change of a file, or, under stress, in the middle of it."""
+    return pytest.mark.parametrize(
+        "torn",
+        [False, pytest.param(True, marks=pytest.mark.stress)],
+        ids=["before it", "in the middle of it"],
+    )
+
+
 def some_or_all(every: int) -> pytest.MarkDecorator:
     """For what would take too long for each change of the code: one of so many points, and under stress all."""
     return pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from qrunner.engine.loop import Engine
 from qrunner.runners.bounce import BounceRunner
 from qrunner.site import Site
 from qrunner.testing.clock import FakeClock
-from tests.crash.calls import Calls, Point
+from tests.crash.calls import Calls, Point, before_or_within
 from tests.test_dsn import sample
 
 LOG = logging.getLogger("qrunner.bounces")
@@ -85,7 +85,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.parametrize("torn", [False, True], ids=["before it", "in the middle of it"])
+@before_or_within()
 def test_a_bounce_is_told_at_least_once_and_counted_once_wherever_its_process_dies(
     folder: Path, torn: bool
 ) -> None:

@@ -29,7 +29,7 @@ from qrunner.runners.outgoing import OutgoingRunner
 from qrunner.site import Site
 from qrunner.smtp.notes import in_doubt
 from qrunner.testing.clock import FakeClock
-from tests.crash.calls import Calls, Point
+from tests.crash.calls import Calls, Point, before_or_within
 
 LOG = logging.getLogger("qrunner.out")
 TO = ("a@x", "b@x", "c@x", "d@x")
@@ -255,7 +255,7 @@ def test_death_in_a_message_that_is_on_its_way(scene: Scene) -> None:
     assert play(scene, 6 * 3)
 
 
-@pytest.mark.parametrize("torn", [False, True], ids=["before it", "in the middle of it"])
+@before_or_within()
 def test_death_at_each_change_of_a_file(scene: Scene, torn: bool) -> None:
     at = 0
     while play(scene, point=Point(at, torn)):

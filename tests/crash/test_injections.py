@@ -17,7 +17,7 @@ from qrunner.ctl.letters import Box, Maildir, MboxFile
 from qrunner.ctl.orders import Order
 from qrunner.site import Site
 from qrunner.switchboard.files import FilesSpool
-from tests.crash.calls import Point, points, some_or_all
+from tests.crash.calls import Point, points, slow_or_fast, some_or_all
 from tests.crash.dying import Consumer, Stage
 from tests.crash.transitions import Step
 
@@ -105,7 +105,7 @@ ONCE = Counter(TAGS)
 
 
 @some_or_all(7)
-@pytest.mark.parametrize("eager", [False, True], ids=["the next runner is slow", "the next runner is fast"])
+@slow_or_fast()
 def test_a_death_at_any_call_and_the_same_command_again_bring_each_message_once(
     story: Story, eager: bool, every: int
 ) -> None:

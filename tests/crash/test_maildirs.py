@@ -20,7 +20,7 @@ from qrunner.maildir.crossing import Crossing
 from qrunner.switchboard import Add
 from qrunner.switchboard.disk import Disk
 from qrunner.switchboard.files import FilesSpool
-from tests.crash.calls import Calls, points, some_or_all
+from tests.crash.calls import Calls, points, slow_or_fast, some_or_all
 from tests.crash.dying import Consumer, Stage
 from tests.crash.power_faults import FAULTS, FailingDisk, Fault
 from tests.crash.transitions import Step, draft
@@ -102,7 +102,7 @@ def shore(stage: Stage) -> Iterator[Shore]:
     shutil.rmtree(stage.root / ".door", ignore_errors=True)
 
 
-@pytest.mark.parametrize("eager", [False, True], ids=["the next runner is slow", "the next runner is fast"])
+@slow_or_fast()
 def test_a_death_at_any_call_of_a_crossing_neither_loses_nor_doubles(shore: Shore, eager: bool) -> None:
     shore.fill()
     clean = shore.stage.die_in(shore.taking)

@@ -24,7 +24,7 @@ from qrunner.engine.loop import Engine
 from qrunner.programs.warden import stat_of
 from qrunner.runners.command import CommandRunner
 from qrunner.site import Site
-from tests.crash.calls import Calls, Point, some_or_all
+from tests.crash.calls import Calls, Point, before_or_within, some_or_all
 from tests.sites import TinySite, tiny_site, wait_for
 
 LOG = logging.getLogger("qrunner.check")
@@ -222,7 +222,7 @@ def die(folder: Path, point: Point) -> bool:
 
 
 @some_or_all(3)
-@pytest.mark.parametrize("torn", [False, True], ids=["before it", "in the middle of it"])
+@before_or_within()
 def test_death_at_each_change_of_a_file(folder: Path, torn: bool, every: int) -> None:
     site = engine_in(folder).site
     site.spool.prepare(site.config.queues())

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from tests.crash.calls import points
+from tests.crash.calls import points, slow_or_fast
 from tests.crash.dying import Stage
 from tests.crash.transitions import TRANSITIONS, Places, Transition, recovering, taking_the_range
 
@@ -41,7 +41,7 @@ def judge(transition: Transition, stage: Stage, *, returned: bool, before: Place
     return places
 
 
-@pytest.mark.parametrize("eager", [False, True], ids=["the next runner is slow", "the next runner is fast"])
+@slow_or_fast()
 @pytest.mark.parametrize(
     ("name", "every"),
     [(name, 1) for name in TRANSITIONS if name != LONG]
@@ -68,7 +68,7 @@ def test_a_death_at_any_call_neither_loses_nor_doubles(
     [
         "claim",
         "hop with other content",
-        "one to three",
+        pytest.param("one to three", marks=pytest.mark.stress),
         pytest.param("deferred with a report", marks=pytest.mark.stress),
         pytest.param("three to one", marks=pytest.mark.stress),
         pytest.param("other content with a report", marks=pytest.mark.stress),

@@ -253,7 +253,7 @@ def waiting(place: Place) -> int:
     return sum(1 for _ in (place.folder / "qfiles/in").glob("[0-9a-f]*/*"))
 
 
-@pytest.mark.parametrize("seed", [1, 2, pytest.param(3, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.stress) for seed in (2, 3))])
 def test_killed_again_and_again_it_brings_each_message_once(place: Place, tmp_path: Path, seed: int) -> None:
     dice, total = random.Random(seed), 4000
     boxes = {

@@ -142,7 +142,7 @@ def secured(root: Path, password: str) -> str:
 
 
 @pytest.mark.needs("saslpasswd2")
-@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+@pytest.mark.parametrize("mechanism", [pytest.param("PLAIN", marks=pytest.mark.stress), "LOGIN"])
 def test_postfix_that_wants_tls_and_a_password_takes_our_mail(
     root: Path, mechanism: str, tmp_path: Path
 ) -> None:

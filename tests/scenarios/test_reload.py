@@ -108,7 +108,7 @@ def all_once(site: TinySite, hosts: Hosts, count: int) -> None:
     ]
 
 
-@pytest.mark.parametrize("verb", ["reload", "restart"])
+@pytest.mark.parametrize("verb", ["reload", pytest.param("restart", marks=pytest.mark.stress)])
 def test_weights_and_slice_counts_that_change_under_load_strand_nothing(
     site: TinySite, hosts: Hosts, verb: str
 ) -> None:

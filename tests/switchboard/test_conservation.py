@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -198,4 +199,9 @@ class FilesConservation(Conservation):
 TestMemory = MemoryConservation.TestCase
 TestMemory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestFiles = FilesConservation.TestCase
-TestFiles.settings = settings(max_examples=8, stateful_step_count=25, deadline=None)
+TestFiles.settings = settings(max_examples=5, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.stress
+class TestManyFiles(FilesConservation.TestCase):  # type: ignore[misc]
+    settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
