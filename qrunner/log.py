@@ -124,14 +124,14 @@ class LineFormatter(logging.Formatter):
     def __init__(self, program: str) -> None:
         super().__init__()
         self.program = visible(program)
-        self._second = 0, ""
+        self._second = -1, ""
 
     def _when(self, time_s: float) -> str:
         """RFC 3339, to the millisecond."""
-        second = int(time_s)
-        if second != self._second[0]:
-            self._second = second, datetime.fromtimestamp(second, UTC).isoformat()[:-6]
-        return f"{self._second[1]}.{int(time_s * 1000) % 1000:03d}+00:00"
+        second, known = int(time_s), self._second
+        if second != known[0]:
+            known = self._second = second, datetime.fromtimestamp(second, UTC).isoformat()[:-6]
+        return f"{known[1]}.{int(time_s % 1 * 1000):03d}+00:00"
 
     def format(self, record: logging.LogRecord) -> str:
         values = dict(getattr(record, "fields", {}))

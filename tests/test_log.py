@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrunner.log import FileHandler, event, fields, reopen, setup, visible
+from qrunner.log import FileHandler, LineFormatter, event, fields, reopen, setup, visible
 
 LOG = logging.getLogger("qrunner.test")
 
@@ -49,6 +50,24 @@ def test_a_record_has_time_with_zone_level_program_process_event_and_fields(path
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", time)
     wanted = 'delivered id=3f00 to=a@example.org,b@example.org took_s=0.25 reply="250 2.0.0 ok"'
     assert rest == f"info runner:out/0[{os.getpid()}] {wanted}"
+
+
+@given(st.lists(st.integers(0, 2**32 * 10**6), min_size=1))
+def test_a_line_s_time_is_that_of_its_record(times_us: list[int]) -> None:
+    formatter = LineFormatter("ctl")
+    for time_us in times_us:
+        record = logging.makeLogRecord({"msg": "x", "name": "qrunner", "created": time_us / 1e6})
+        told = datetime.fromisoformat(formatter.format(record).split()[0])
+        # A float has the microseconds only nearly.
+        assert 0 <= time_us + 1 - told.timestamp() * 1e6 < 1002
+
+
+def test_a_record_of_ours_has_what_any_format_may_ask_for(caplog: pytest.LogCaptureFixture) -> None:
+    event(LOG, "here", level=logging.WARNING, id="3f00")
+    (record,) = caplog.records
+    assert record.__dict__.keys() >= logging.makeLogRecord({}).__dict__.keys()
+    asked = "%(asctime)s %(filename)s %(funcName)s %(lineno)d %(msecs)d %(threadName)s %(relativeCreated)d"
+    assert logging.Formatter(f"{asked} %(message)s").format(record).endswith(" here")
 
 
 def test_what_came_from_outside_stays_in_its_line_and_its_field(path: Path) -> None:
