@@ -2,8 +2,8 @@
 
 None due: what looking after them costs, and how late one is that becomes due among them, beside the same runner with an
 empty queue. All due: from the command `start` to the first delivery, the memory of the runner (PSS) while it works, and
-its rate, beside the same runner with 10,000 waiting. The entries are laid down without syncs; they are whole, small and
-for one recipient, and their directories are in memory. Ten messages more are delivered before anything of the deferred is
+its rate, beside the same runner with 10,000 waiting. The entries are whole, small and for one recipient; they were written
+to the disk before, and their directories are in memory. Ten messages more are delivered before anything of the deferred is
 measured.
 
 Options: `--quick` (twenty thousand, beside a fifth of that), `--runs N`, `--count N`, `--directory DIR`, `--json`.

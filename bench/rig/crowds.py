@@ -14,7 +14,8 @@ from qrunner.message import Draft, Envelope
 
 
 def lay_down(queue: Path, count: int, due_ns: int, *, arrival_ns: int | None = None) -> None:
-    """So many entries, due from then on, a microsecond apart; whole ones of a few hundred bytes.
+    """So many entries, due from then on, a microsecond apart; whole ones of a few hundred bytes. They are on the disk when
+    it returns: what a site has waiting was written long ago, and nothing that is measured next should wait for it.
 
     :param arrival_ns: when they were accepted; None: when they are due.
     """
@@ -29,10 +30,11 @@ def lay_down(queue: Path, count: int, due_ns: int, *, arrival_ns: int | None = N
             write_new(str(path), b"".join(sealed.parts))
 
     in_shares(share, count)
+    os.sync()
 
 
 def put_off(queue: Path, by_ns: int) -> None:
-    """All entries of the queue are due so much later."""
+    """All entries of the queue are due so much later, also on the disk."""
     directories = sorted(path for path in queue.iterdir() if len(path.name) == 2)
 
     def share(first: int, after: int) -> None:
@@ -43,6 +45,7 @@ def put_off(queue: Path, by_ns: int) -> None:
                     os.rename(directory / text, directory / ready_name(name.due_ns + by_ns, name.id))
 
     in_shares(share, len(directories))
+    os.sync()
 
 
 def write_new(path: str, data: bytes, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
