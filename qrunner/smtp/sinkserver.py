@@ -80,6 +80,9 @@ class SinkServer:
         lines: list[bytes] = []
         while (line := await _line(reader)) != wire.END:
             lines.append(line)
+        if writer.transport.is_closing():
+            # Broken while this was on its way in: who can't answer has taken nothing.
+            return False
         before = len(self.sink.messages)
         text = talk.end(wire.unstuffed(b"".join(lines)))
         if self._told is not None and len(self.sink.messages) > before:

@@ -78,12 +78,14 @@ def test_a_signal_to_all_of_a_service_is_no_fault_of_the_message(
     make: Callable[..., Bench], tmp_path: Path, number: signal.Signals
 ) -> None:
     """The program dies of it at the moment at which the runner is told to stop."""
-    bench = make("sh", "-c", f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; sleep 100")
+    # Nothing but the shell itself and what it becomes: while it waits for another program it leaves signals to that.
+    bench = make("sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 100")
     engine = engine_of(bench)
+    pid = tmp_path / "pid"
 
     async def story() -> None:
-        await until((tmp_path / "pid").exists)
-        os.killpg(int((tmp_path / "pid").read_text()), number)
+        await until(lambda: pid.exists() and pid.read_text().endswith("\n"))
+        os.killpg(int(pid.read_text()), number)
         await until(lambda: "ended" in str(bench.entries("in")[0].history), "the program's end")
         engine.stop()
 
