@@ -7,6 +7,7 @@ import json
 import smtplib
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 
@@ -129,3 +130,23 @@ def test_without_a_place_the_program_says_what_it_wants() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "usage" in done.stderr
+
+
+def test_a_server_that_is_broken_off_has_not_taken_what_it_had_only_read() -> None:
+    sink, feed = Sink(), asyncio.StreamReader.feed_data
+
+    async def test() -> None:
+        async with SinkServer(sink) as server:
+
+            def breaks_off(reader: asyncio.StreamReader, data: bytes) -> None:
+                feed(reader, data)
+                if data.endswith(b"\r\n.\r\n"):
+                    for writer in server._talks:
+                        writer.transport.abort()
+
+            with patch.object(asyncio.StreamReader, "feed_data", breaks_off):
+                delivery = await _send(sink, "a@x", port=server.port)
+        assert kinds(delivery) == {"a@x": "ambiguous"}
+
+    asyncio.run(test())
+    assert sink.messages == []

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qrunner.errors import QueueError
+from qrunner.slices import WHOLE
 from qrunner.switchboard import Lease, Ref, Spool, Staging
 from qrunner.switchboard.claims import FilesLease
 from qrunner.switchboard.files import FilesSpool
@@ -60,3 +61,28 @@ def test_who_is_not_the_owner_leaves_nothing_that_the_owner_could_not_read(
     with pytest.raises(QueueError, match="belongs to uid"):
         spool.enqueue("in", draft())
     assert list(spool.peek("in")) == []
+
+
+def test_an_outcome_is_whole_whatever_came_behind_its_mark_and_no_descriptor_stays(tmp_path: Path) -> None:
+    clock = FakeClock(datetime.now(UTC))
+    spool = FilesSpool(tmp_path / "q", clock, durable=False)
+    spool.prepare(["in"])
+    spool.enqueue("in", draft())
+    lease = spool.lease("in", WHOLE, "in", 0)
+    lease.refresh()
+    before = os.listdir("/proc/self/fd")
+    (ref,) = lease.due(2**62, 1)
+    claim = lease.claim(ref)
+    assert claim is not None
+    lease.note(claim, {"what": "sending", "to": ["b@x"]})
+    with open(claim.token, "ab") as file:
+        file.write(b"torn by somebody")
+    lease.note(claim, {"what": "deferred", "to": ["b@x"]})
+    clock.advance(1)
+    # The reply to this one is never written down.
+    lease.note(claim, {"what": "sending", "to": ["b@x"]})
+    lease.put_back(claim)
+    assert os.listdir("/proc/self/fd") == before
+    (ref,) = spool.peek("in")
+    assert [line["what"] for line in spool.read(ref).history] == ["sending", "deferred", "sending"]
+    lease.release()
