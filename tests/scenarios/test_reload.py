@@ -135,7 +135,8 @@ def test_what_was_in_hand_at_a_crash_is_found_by_whatever_slices_there_are_next(
     busy = '[runner.out]\nclass = "tiny:Busy"\nconcurrency = 5\nslices = [{ weight = 1 }, { weight = 1 }, { weight = 3 }]\n'
     site.write(site.config.read_text() + busy)
     site.ctl("start")
-    count = 60
+    # So many that each of the smaller slices has more than it takes in hand.
+    count = 120
     for number in range(count):
         Site.load(site.config).enqueue(
             "out", message=b"Subject: x\n\nx\n", sender="", recipients=[f"to-{number}@example.net"]
