@@ -29,6 +29,7 @@ SETTLED = frozenset({"delivered", "failed", "expired"})
 RELAYED = "relayed"
 
 _FIELD_NAME = re.compile(r"[!-9;-~]+\Z")
+_USUAL_HEADERS = 1 << 16
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _BREAKS = re.compile(r"[\r\n\0]")
 
@@ -312,11 +313,18 @@ def header_block(message: bytes) -> bytes:
     """The message's headers, up to the empty line (RFC 5322 section 2.1), whatever ends its lines."""
     if message.startswith((b"\n", b"\r\n")):
         return b""
-    end = message.find(b"\n\n")
-    # Looked for in the rest as well, it would cost a pass over all of a large message.
-    other = message.find(b"\n\r\n", 0, end + 2 if end >= 0 else len(message))
-    end = other if other >= 0 else end
+    # In the rest as well only if they are that long: it would cost passes over all of a large message.
+    end = _empty_line(message, _USUAL_HEADERS)
+    if end < 0 and len(message) > _USUAL_HEADERS:
+        end = _empty_line(message, len(message))
     return message[: end + 1] if end >= 0 else message
+
+
+def _empty_line(message: bytes, limit: int) -> int:
+    """Where the line before the first empty one ends, within so many bytes; -1: there is none."""
+    end = message.find(b"\n\n", 0, limit)
+    other = message.find(b"\n\r\n", 0, end + 2 if end >= 0 else limit)
+    return other if other >= 0 else end
 
 
 def received_count(message: bytes) -> int:

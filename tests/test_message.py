@@ -252,6 +252,14 @@ def test_a_file_that_looks_like_ours_inside_a_message_is_a_message() -> None:
         open_file("in", Name(1, "0" * 40), message)
 
 
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("length", [0, 65_533, 65_534, 65_535, 65_536, 200_000])
+def test_headers_may_be_of_any_length(length: int, ending: bytes) -> None:
+    head = b"Subject: " + b"x" * length + ending
+    assert header_block(head + ending + b"text" + 2 * ending + b"more") == head
+    assert header_block(head) == head
+
+
 @given(st.lists(st.sampled_from([b"a", b"\n", b"\r", b"\r\n", b"\n\n", b": "]), max_size=12).map(b"".join))
 def test_headers_end_at_the_first_empty_line_whatever_ends_it(message: bytes) -> None:
     found = header_block(message)

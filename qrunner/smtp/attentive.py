@@ -71,6 +71,11 @@ class Attentive(SMTPProtocol):
         self._group.fail(SMTPServerDisconnected("Connection lost"))
         self._may_write.set()
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether ``drain`` would return at once."""
+        return self._may_write.is_set() and self.is_connected
+
     async def drain(self) -> None:
         await self._may_write.wait()
         if not self.is_connected:

@@ -122,8 +122,9 @@ class SmtpChannel:
     async def _write(self, piece: bytes) -> None:
         try:
             self._protocol.write(piece)
-            async with asyncio.timeout(self._host.data_timeout_s):
-                await self._protocol.drain()
+            if not self._protocol.may_go_on:
+                async with asyncio.timeout(self._host.data_timeout_s):
+                    await self._protocol.drain()
         except (SMTPException, OSError) as error:
             raise Lost(_words(error, "in the message")) from error
 
