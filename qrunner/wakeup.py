@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 _CREATE, _MOVED_TO, _CLOSE_WRITE, _DELETE_SELF, _MOVE_SELF = 0x100, 0x80, 0x8, 0x400, 0x800
 _Q_OVERFLOW, _IGNORED, _UNMOUNT, _ONLYDIR = 0x4000, 0x8000, 0x2000, 0x01000000
 _HEADER = struct.Struct("iIII")
+# The longest event is one of a name of 255 bytes, which is filled up with zeros.
+_AT_ONCE, _LONGEST = 65_536, _HEADER.size + 256
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -66,7 +68,7 @@ class Watch:
         events: list[Event] = []
         while True:
             try:
-                data = os.read(self._fd, 65_536)
+                data = os.read(self._fd, _AT_ONCE)
             except BlockingIOError:
                 return events
             at = 0
@@ -84,6 +86,8 @@ class Watch:
                     events.append(Event(directory, b"", lost=True))
                 elif name:
                     events.append(Event(directory, name, whole=bool(mask & (_MOVED_TO | _CLOSE_WRITE))))
+            if len(data) < _AT_ONCE - _LONGEST:
+                return events
 
     def close(self) -> None:
         """Ends the watches."""

@@ -1,5 +1,7 @@
 """The bell of a queue of files: names that appear go straight into the index, without a listing.
 
+While names appear all the time, most of them of what we claim ourselves, they are looked at every few milliseconds.
+
 Not guaranteed: every name. When the kernel has lost count, or a directory was replaced, ``lost_count`` says so and
 a listing makes up for it; on network file systems only the poll tells.
 """
@@ -15,6 +17,8 @@ from qrunner.slices import Range
 from qrunner.switchboard.index import DueIndex, key_of
 from qrunner.wakeup import Watch
 
+_PAUSE_S = 0.004
+
 
 class InotifyBell:
     """Watches directories for as long as it is not closed."""
@@ -22,6 +26,8 @@ class InotifyBell:
     def __init__(self, watch: Watch, part: Range, index: DueIndex, bell: Callable[[], None]) -> None:
         self._watch, self._part, self._index, self._bell = watch, part, index, bell
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._looked_s = 0.0
+        self._pause: asyncio.TimerHandle | None = None
         self.lost_count = False
 
     @classmethod
@@ -51,20 +57,41 @@ class InotifyBell:
 
     def close(self) -> None:
         """Takes it down."""
+        if self._pause is not None:
+            self._pause.cancel()
         if self._loop is not None:
             self._loop.remove_reader(self._watch.fileno())
             self._loop = None
         self._watch.close()
 
     def _on_events(self) -> None:
+        self._look()
+        assert self._loop is not None
+        before_s, self._looked_s = self._looked_s, self._loop.time()
+        if self._looked_s - before_s < _PAUSE_S:
+            self._loop.remove_reader(self._watch.fileno())
+            self._pause = self._loop.call_later(_PAUSE_S, self._after_pause)
+
+    def _after_pause(self) -> None:
+        assert self._loop is not None
+        self._pause = None
+        if self._look():
+            self._pause = self._loop.call_later(_PAUSE_S, self._after_pause)
+        else:
+            self._loop.add_reader(self._watch.fileno(), self._on_events)
+
+    def _look(self) -> bool:
+        """Learns what has appeared; whether anything has."""
+        events = self._watch.read()
         rings = False
-        for event in self._watch.read():
+        for event in events:
             if event.lost:
                 self.lost_count = rings = True
             elif self._learn(os.fsdecode(event.name)):
                 rings = True
         if rings:
             self._bell()
+        return bool(events)
 
     def _learn(self, text: str) -> bool:
         # Most of what appears is what we have claimed, under a longer name.
