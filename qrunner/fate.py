@@ -82,3 +82,8 @@ class Settled:
     later: Later | None = None
     records: tuple[Mapping[str, Any], ...] = ()
     reason: str = ""
+
+    @property
+    def is_end(self) -> bool:
+        """Whether all went well, and nothing is left to be written down."""
+        return self.later is None and not self.failures and not self.records

@@ -38,6 +38,12 @@ class Progress(Protocol):
         """``note``, for one who must not be held up between two steps: written when it returns. Raises as ``note``."""
         ...
 
+    def conclude(self, entry: Entry, record: Mapping[str, Any]) -> None:
+        """``jot`` of what leaves nothing to be done: if the entry is finished before anybody else's turn in the loop, its
+        end says the same, and the line is not written. What can't be written then is kept until it can be. Raises as
+        ``note`` of a line that was kept before."""
+        ...
+
     def waits(self, entry: Entry) -> None:
         """From now on it only waits for somebody who is silent, and another entry may be claimed in its place; up to as
         many again as ``concurrency``, so that twice as many are in hand at most."""

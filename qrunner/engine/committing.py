@@ -37,11 +37,16 @@ class Committer:
         self._waiting: SimpleQueue[Wish | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
+    @property
+    def is_prompt(self) -> bool:
+        """Whether a plain hop is committed before the loop turns to anything else."""
+        return self._takes_s < _SLOW_S
+
     async def commit(self, hop: Hop) -> tuple[str, ...]:
         """The ids of what was added; raises as the lease's own ``commit``."""
         if not hop.is_plain:
             return await asyncio.shield(asyncio.to_thread(self._commit, hop))
-        if self._takes_s < _SLOW_S:
+        if self.is_prompt:
             return self._timed(hop)
         return await asyncio.shield(self._handed_over(hop))
 

@@ -139,6 +139,10 @@ class DoorEngine(Driver):
         """As ``note``."""
         raise LookupError(f"the door {self.config.name} has no entry in hand")
 
+    def conclude(self, entry: Entry, record: Mapping[str, Any]) -> None:
+        """As ``note``."""
+        self.jot(entry, record)
+
     def waits(self, entry: Entry) -> None:
         """``Progress``: a door has no entry in hand. :raises LookupError: always."""
         raise LookupError(f"the door {self.config.name} has no entry in hand")

@@ -25,6 +25,7 @@ from qrunner.engine.suspects import Suspects
 from qrunner.engine.trouble import Trouble
 from qrunner.engine.verdict import Judge, Verdict
 from qrunner.errors import LeaseHeld, TemporaryFailure
+from qrunner.fate import Settled
 from qrunner.format import crash_marks
 from qrunner.loading import load_function
 from qrunner.log import event
@@ -32,14 +33,16 @@ from qrunner.message import Entry
 from qrunner.runner import Desk, Runner
 from qrunner.site import Site
 from qrunner.slices import cut
-from qrunner.switchboard import Claim, Lease, Recovered, Ref
+from qrunner.switchboard import Claim, Hop, Lease, Recovered, Ref
 
 _LEASE_RETRY_S = 1.0
 _TWIN_S = 1.0
 _BELLLESS_POLL_S = 2.0
 # Nothing is kept waiting by it: what comes rings, and is claimed after a look.
-_IDLE_LOOK_S = 3.0
+_IDLE_LOOK_S = 5.0
 _LETTING_GO_S = 3.0
+_MUCH = 1 << 20
+_UNWRITTEN_S = 1.0
 
 
 class Engine(Driver):
@@ -55,12 +58,13 @@ class Engine(Driver):
         self._concurrency = config.slices[slice].concurrency
         self._lease: Lease | None = None
         self._claims: dict[str, Claim] = {}
+        self._conclusions: dict[str, Mapping[str, Any]] = {}
         self._silent: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._deciding: set[asyncio.Task[Any]] = set()
         self._suspects = Suspects()
         self._has_bell = False
-        self._holds = False
+        self._holds = self._read_much = False
         self._was_busy = True
         self._next_poll_ns = 0
         self._trouble = Trouble(self.clock)
@@ -323,6 +327,7 @@ class Engine(Driver):
 
     def _fill(self) -> None:
         """Claims what is due, as much as there is room for."""
+        self._read_much = False
         if self._stopping.is_set() or self._trouble.is_on:
             return
         while self._has_hands() and not self._is_alone():
@@ -339,6 +344,10 @@ class Engine(Driver):
                     continue
                 began = self._begin(refs[0])
             if not began:
+                return
+            if self._read_much:
+                # What is in hand comes first: it would wait until all the others have been read as well.
+                self._wake.set()
                 return
 
     def _is_alone(self) -> bool:
@@ -369,6 +378,7 @@ class Engine(Driver):
         if alone:
             self._suspects.begin(marks, self.clock.monotonic_ns())
         self._claims[ref.id] = claim
+        self._read_much = claim.entry.size > _MUCH
         self._spawn(self._handle(claim))
         return True
 
@@ -393,6 +403,7 @@ class Engine(Driver):
                 await self._commit_or_shunt([claim], verdict)
                 self._suspects.settle(id)
         finally:
+            self._conclusions.pop(id, None)
             self._claims.pop(id, None)
             self._silent.discard(id)
 
@@ -416,32 +427,72 @@ class Engine(Driver):
                 limit = asyncio.timeout(self.config.timeout_s)
                 async with limit:
                     fate = await fate_of(self.handlers, self.runner.dispose, claim.entry)
+            if not (isinstance(fate, Settled) and fate.is_end):
+                await self._write_in_the_end(claim)
             return self.judge.judge([claim], fate)
         except asyncio.CancelledError as error:
             if not self._stopping.is_set():
-                return self.judge.judge_error([claim], error)
+                return await self._judge_error(claim, error)
         except TimeoutError as error:
             if limit is None or not limit.expired():
-                return self.judge.judge_error([claim], error)
+                return await self._judge_error(claim, error)
             text = f"not done within {self.config.timeout_s:g} s"
-            return self.judge.judge_error([claim], TemporaryFailure(text, status="4.4.7"))
+            return await self._judge_error(claim, TemporaryFailure(text, status="4.4.7"))
         except BaseException as error:  # SystemExit too: an entry decides nothing about its runner
-            return self.judge.judge_error([claim], error)
+            return await self._judge_error(claim, error)
         finally:
             self._deciding.discard(task)
         await self._put_back(claim)
         return None
 
+    async def _judge_error(self, claim: Claim, error: BaseException) -> Verdict:
+        await self._write_in_the_end(claim)
+        return self.judge.judge_error([claim], error)
+
     async def note(self, entry: Entry, record: Mapping[str, Any], *, sync: bool = False) -> None:
         """Adds a line to the history of an entry in hand (``Progress``)."""
         if sync:
+            self._write_conclusion(entry.id)
             await asyncio.to_thread(self.lease.note, self._claims[entry.id], record, sync=True)
         else:
             self.jot(entry, record)
 
     def jot(self, entry: Entry, record: Mapping[str, Any]) -> None:
         """``note``, without waiting."""
+        self._write_conclusion(entry.id)
         self.lease.note(self._claims[entry.id], record)
+
+    def conclude(self, entry: Entry, record: Mapping[str, Any]) -> None:
+        """Keeps a line until the next turn of the loop (``Progress``)."""
+        self._write_conclusion(entry.id)
+        self._conclusions[entry.id] = record
+        asyncio.get_running_loop().call_soon(self._not_at_once, entry.id)
+
+    def _not_at_once(self, id: str) -> None:
+        try:
+            self._write_conclusion(id)
+        except OSError as error:
+            # Its commit tries again, for as long as it takes.
+            event(self.log, "outcome not written", level=logging.WARNING, id=id, reason=str(error))
+
+    def _write_conclusion(self, id: str) -> None:
+        if (record := self._conclusions.get(id)) is not None and (claim := self._claims.get(id)) is not None:
+            self.lease.note(claim, record)
+            del self._conclusions[id]
+
+    def _write_conclusions(self, claims: Sequence[Claim], hop: Hop) -> None:
+        """What does not end at once, by this very commit, is to be found by whoever comes after us."""
+        for claim in claims if self._conclusions else ():
+            if not (self._committer.is_prompt and hop.is_plain and claim in hop.finished):
+                self._write_conclusion(claim.entry.id)
+
+    async def _write_in_the_end(self, claim: Claim) -> None:
+        """Writes a conclusion, however long the disk takes to allow it."""
+        id = claim.entry.id
+        while id in self._conclusions:
+            self._not_at_once(id)
+            if id in self._conclusions:
+                await self.clock.wait(asyncio.Event(), _UNWRITTEN_S)
 
     def waits(self, entry: Entry) -> None:
         """Another entry may be claimed in the place of this one (``Progress``)."""
@@ -453,6 +504,7 @@ class Engine(Driver):
         """Commits, however long the disk takes to allow it; the ids of what was added."""
         while True:
             try:
+                self._write_conclusions(claims, verdict.hop)
                 ids = await self._committer.commit(verdict.hop)
                 break
             except OSError as error:
@@ -464,6 +516,8 @@ class Engine(Driver):
                     await self._put_back(claim)
                 return ()
             await self.clock.wait(self._stopping, wait_s)
+        for claim in claims if self._conclusions else ():
+            self._conclusions.pop(claim.entry.id, None)
         self._take_in(verdict.unready)
         self._tell(claims, verdict, ids)
         if verdict.bounces:
@@ -495,6 +549,7 @@ class Engine(Driver):
             )
 
     async def _put_back(self, claim: Claim) -> None:
+        await self._write_in_the_end(claim)
         try:
             self.lease.put_back(claim)
         except OSError as error:

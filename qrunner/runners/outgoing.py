@@ -140,7 +140,8 @@ class OutgoingRunner(Runner):
 
     def _notes(self, entry: Entry, host: str) -> Notes:
         assumes = self.policy(host) == "assume"
-        return Notes(entry, host, self.desk.progress.jot, self.clock, self.log, assumes=assumes)
+        progress = self.desk.progress
+        return Notes(entry, host, progress.jot, progress.conclude, self.clock, self.log, assumes=assumes)
 
     def policy(self, host: str) -> str:
         """What ``on_ambiguous`` says of a host, which may be one that was found in the DNS."""

@@ -26,16 +26,27 @@ _DEALT_WITH = frozenset({"attempt", "hold", "rewrite"})
 class Notes:
     """Writes the history of one entry over one host: the session's witness.
 
-    :param write: adds a line to the history. ``assumes``: what is in doubt counts as delivered.
+    :param write: adds a line to the history. ``conclude``: the same, of a line after which nobody is owed anything.
+    :param assumes: what is in doubt counts as delivered.
     """
 
     def __init__(
-        self, entry: Entry, host: str, write: Write, clock: Clock, log: logging.Logger, *, assumes: bool
+        self,
+        entry: Entry,
+        host: str,
+        write: Write,
+        conclude: Write,
+        clock: Clock,
+        log: logging.Logger,
+        *,
+        assumes: bool,
     ) -> None:
         self.entry, self.host = entry, host
-        self._write, self._clock, self._log, self._assumes = write, clock, log, assumes
+        self._write, self._conclude = write, conclude
+        self._clock, self._log, self._assumes = clock, log, assumes
+        self._owed = set(entry.recipients)
         self.noted: set[str] = set()
-        self._unwritten: deque[Mapping[str, Any]] = deque()
+        self._unwritten: deque[tuple[Mapping[str, Any], Write]] = deque()
 
     def sending(self, addresses: Sequence[str]) -> None:
         """The end of a message to these is about to be sent."""
@@ -45,8 +56,10 @@ class Notes:
         """What is final stands in the history at once; a refusal is reported with the commit, and until then only
         takes the mark back."""
         self.noted.update(one.address for one in outcomes)
-        for record in grouped(self.host, outcomes):
-            self._keep(record)
+        self._owed.difference_update(one.address for one in outcomes if one.is_over)
+        records = grouped(self.host, outcomes)
+        for record in records:
+            self._keep(record, self._write if self._owed or record is not records[-1] else self._conclude)
             self._tell(record)
         doubtful = [one.address for one in outcomes if one.kind == "ambiguous"]
         if doubtful and self._assumes:
@@ -55,16 +68,18 @@ class Notes:
     def assumed(self, addresses: Sequence[str]) -> None:
         """The site has decided that these got it."""
         reply = "assumed (on_ambiguous)"
-        self._keep({"what": "delivered", "to": list(addresses), "host": self.host, "reply": reply})
+        record = {"what": "delivered", "to": list(addresses), "host": self.host, "reply": reply}
+        self._keep(record, self._write)
 
-    def _keep(self, record: Mapping[str, Any]) -> None:
-        self._unwritten.append(record)
+    def _keep(self, record: Mapping[str, Any], write: Write) -> None:
+        self._unwritten.append((record, write))
         self._write_down()
 
     def _write_down(self) -> None:
         try:
             while self._unwritten:
-                self._write(self.entry, self._unwritten[0])
+                record, write = self._unwritten[0]
+                write(self.entry, record)
                 self._unwritten.popleft()
         except OSError as error:
             event(self._log, "outcome not written", id=self.entry.id, reason=str(error))

@@ -70,6 +70,11 @@ class Outcome:
     said: bool = False
     relayed: bool = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody has to do anything more for this recipient."""
+        return self.kind == "delivered" and not self.relayed
+
     @classmethod
     def of(cls, address: str, reply: Reply) -> Outcome:
         """By the reply's class: what is neither 2xx nor 5xx is a reason to try again."""

@@ -111,6 +111,9 @@ class _Pad:
     def jot(self, entry: Entry, record: Mapping[str, Any]) -> None:
         """Takes the note."""
 
+    def conclude(self, entry: Entry, record: Mapping[str, Any]) -> None:
+        """Takes the note."""
+
 
 async def _collected(pairs: AsyncIterable[Any] | Iterable[Any]) -> list[Any]:
     if isinstance(pairs, AsyncIterable):
