@@ -113,7 +113,9 @@ def test_it_is_written_before_anybody_else_has_a_turn(bench: Bench) -> None:
     assert seen == [[True]]
 
 
-def test_it_is_written_before_a_commit_that_waits_its_turn(bench: Bench) -> None:
+def test_it_is_written_before_a_commit_that_waits_its_turn(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, "concurrency = 2")
+    bench.put()
     engine = bench.engine(concluding(ends))
 
     async def story() -> list[str]:

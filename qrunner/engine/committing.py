@@ -29,10 +29,11 @@ class Committer:
     """Commits for one engine.
 
     :param commit: does it; raises ``OSError`` if nothing was done.
+    :param at_once: plain hops are never handed over.
     """
 
-    def __init__(self, commit: Callable[[Hop], tuple[str, ...]]) -> None:
-        self._commit = commit
+    def __init__(self, commit: Callable[[Hop], tuple[str, ...]], *, at_once: bool = False) -> None:
+        self._commit, self._at_once = commit, at_once
         self._takes_s = 0.0
         self._waiting: SimpleQueue[Wish | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -40,7 +41,7 @@ class Committer:
     @property
     def is_prompt(self) -> bool:
         """Whether a plain hop is committed before the loop turns to anything else."""
-        return self._takes_s < _SLOW_S
+        return self._at_once or self._takes_s < _SLOW_S
 
     async def commit(self, hop: Hop) -> tuple[str, ...]:
         """The ids of what was added; raises as the lease's own ``commit``."""

@@ -43,6 +43,8 @@ _IDLE_LOOK_S = 5.0
 _LETTING_GO_S = 3.0
 _MUCH = 1 << 20
 _UNWRITTEN_S = 1.0
+# Entries that never wait for anybody must not keep the loop from everything else.
+_IN_A_ROW = 8
 
 
 class Engine(Driver):
@@ -68,7 +70,8 @@ class Engine(Driver):
         self._was_busy = True
         self._next_poll_ns = 0
         self._trouble = Trouble(self.clock)
-        self._committer = Committer(lambda hop: self.lease.commit(hop))
+        # Who has one entry in hand at a time has nothing to do beside its commit.
+        self._committer = Committer(lambda hop: self.lease.commit(hop), at_once=self._concurrency == 1)
         self._unready = False
         self._idleness = Idleness(site, config)
 
@@ -294,9 +297,9 @@ class Engine(Driver):
             return False
         return not self._suspects.waiting and not self._is_alone()
 
-    def _has_hands(self) -> bool:
-        """Whether one more may be in hand."""
-        return len(self._tasks) - min(len(self._silent), self._concurrency) < self._concurrency
+    def _has_hands(self, *, but: int = 0) -> bool:
+        """Whether one more may be in hand; ``but``: these are about to let go."""
+        return len(self._tasks) - but - min(len(self._silent), self._concurrency) < self._concurrency
 
     def _next_due_ns(self) -> int | None:
         return self.lease.next_due_ns()
@@ -355,32 +358,38 @@ class Engine(Driver):
 
     def _begin(self, ref: Ref, *, alone: bool = False) -> bool:
         """Claims an entry and starts on it; False: the disk is in trouble."""
-        if ref.id in self._claims:
-            # A stranger has copied the file. We can tell one from the other by their names, a runner can't.
-            self.lease.renew(ref, self.clock.now_ns() + int(_TWIN_S * 1e9))
-            return True
         try:
-            claim = self.lease.claim(ref)
-            if claim is None:
-                self._suspects.settle(ref.id)
-                return True
-            marks = len(crash_marks(self.config.queue, claim.entry.history))
-            if marks and not alone:
-                # It was a suspect before our time.
-                self.lease.put_back(claim)
-                self._suspects.queue(ref)
-                return True
+            claim = self._claimed(ref, alone=alone)
         except OSError as error:
             self._meet(error)
             # Behind the others: what stands in the way of this one alone must not keep them waiting.
             self.lease.renew(ref, self.clock.now_ns() + int(self._trouble.next_s * 1e9))
             return False
+        if claim is not None:
+            self._spawn(self._handle_from(claim))
+        return True
+
+    def _claimed(self, ref: Ref, *, alone: bool = False) -> Claim | None:
+        """The entry, in hand; None: it is gone, or not to be begun now."""
+        if ref.id in self._claims:
+            # A stranger has copied the file. We can tell one from the other by their names, a runner can't.
+            self.lease.renew(ref, self.clock.now_ns() + int(_TWIN_S * 1e9))
+            return None
+        claim = self.lease.claim(ref)
+        if claim is None:
+            self._suspects.settle(ref.id)
+            return None
+        marks = len(crash_marks(self.config.queue, claim.entry.history))
+        if marks and not alone:
+            # It was a suspect before our time.
+            self.lease.put_back(claim)
+            self._suspects.queue(ref)
+            return None
         if alone:
             self._suspects.begin(marks, self.clock.monotonic_ns())
         self._claims[ref.id] = claim
         self._read_much = claim.entry.size > _MUCH
-        self._spawn(self._handle(claim))
-        return True
+        return claim
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -394,6 +403,37 @@ class Engine(Driver):
             event(self.log, "a bug in qrunner", level=logging.CRITICAL, exc=error)
 
     # One entry
+
+    async def _handle_from(self, claim: Claim) -> None:
+        """An entry, and the next one that is due in its place, for as long as nothing else is to be seen to."""
+        in_a_row = 0
+        while True:
+            await self._handle(claim)
+            in_a_row += 1
+            if self._read_much or in_a_row % _IN_A_ROW == 0:
+                await asyncio.sleep(0)
+            following = self._following()
+            if following is None:
+                return
+            claim = following
+
+    def _following(self) -> Claim | None:
+        """The next entry, for who has just finished one. What is out of the ordinary is left to the loop."""
+        if self._stopping.is_set() or self._trouble.is_on or self._suspects.waiting or self._is_alone():
+            return None
+        if self.config.only_when_idle is not None or not self._has_hands(but=1) or self._is_suspended():
+            return None
+        refs = self.lease.due(self.clock.now_ns(), 1)
+        if not refs or refs[0].id in self._suspects.known:
+            for ref in refs:
+                self._suspects.queue(ref)
+            return None
+        try:
+            return self._claimed(refs[0])
+        except OSError:
+            # The loop meets the same, unless it has passed.
+            self.lease.renew(refs[0])
+            return None
 
     async def _handle(self, claim: Claim) -> None:
         id = claim.entry.id
