@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from qrunner.switchboard import Hop
 
 # Above this, handing over to a thread and back costs less than the loop would lose.
-_SLOW_S = 150e-6
+_SLOW_S = 500e-6
 _WEIGHT = 0.05
 
 Wish = tuple[Hop, asyncio.Future[tuple[str, ...]]]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from aiosmtplib import SMTPResponse, SMTPResponseException, SMTPServerDisconnected, SMTPStatus
 from aiosmtplib.protocol import COMMAND_INJECTION_REGEX, MAX_RESPONSE_LENGTH, SMTPProtocol
 
+_AT_ONCE = 1 << 14
 _LINES = re.compile(rb"(?:[0-9]{3}(?:[ -][^\n]*|\r?)\n)*[^\n]*\Z")
 
 
@@ -28,6 +29,12 @@ class Attentive(SMTPProtocol):
         self._group = Group(self._patience)
         self._may_write = asyncio.Event()
         self._may_write.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # Asyncio asks for 256 KB each time, which is memory from the kernel for a reply of a line.
+        if hasattr(transport, "max_size"):
+            transport.max_size = _AT_ONCE
 
     @property
     def is_clean(self) -> bool:
