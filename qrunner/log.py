@@ -29,6 +29,7 @@ from typing import TextIO
 _WANTS_QUOTES = re.compile(r'[\s"=\\]|\A\Z').search
 _SEVERAL = (list, tuple, set, frozenset)
 _ROOT = "qrunner"
+_OURS = f"{_ROOT}."
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -53,16 +54,18 @@ def _escaped(character: str) -> str:
 
 def fields(values: dict[str, object]) -> str:
     """``key=value key="other value"``; a value of None is left out, a list is joined by commas."""
-    return " ".join(f"{key}={_value(value)}" for key, value in values.items() if value is not None)
+    return " ".join([f"{key}={_value(value)}" for key, value in values.items() if value is not None])
 
 
 def _value(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.3f}".rstrip("0").rstrip(".")
     if isinstance(value, str):
         text = value
+    elif isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
     else:
         text = ",".join(map(str, value)) if isinstance(value, _SEVERAL) else str(value)
+    if text.isalnum():
+        return text
     if _WANTS_QUOTES(text):
         text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return visible(text)
@@ -134,18 +137,14 @@ class LineFormatter(logging.Formatter):
         return f"{known[1]}.{int(time_s % 1 * 1000):03d}+00:00"
 
     def format(self, record: logging.LogRecord) -> str:
-        values = dict(getattr(record, "fields", {}))
-        if not (record.name == _ROOT or record.name.startswith(f"{_ROOT}.")):
-            values["logger"] = record.name
+        values: dict[str, object] = getattr(record, "fields", {})
+        if not (record.name == _ROOT or record.name.startswith(_OURS)):
+            values = {**values, "logger": record.name}
         if record.exc_info and record.exc_info[0]:
-            values["traceback"] = self.formatException(record.exc_info)
-        parts = [
-            self._when(record.created),
-            record.levelname.lower(),
-            f"{self.program}[{record.process}]",
-            visible(record.getMessage()),
-        ]
-        return " ".join(filter(None, [*parts, fields(values)]))
+            values = {**values, "traceback": self.formatException(record.exc_info)}
+        what, told = visible(record.getMessage()), fields(values)
+        line = f"{self._when(record.created)} {record.levelname.lower()} {self.program}[{record.process}]"
+        return " ".join([line, *([what] if what else ()), *([told] if told else ())])
 
 
 class FileHandler(logging.Handler):

@@ -208,10 +208,11 @@ class FilesLease:
         self._remember(claim, line)
 
     def _remember(self, claim: Claim, line: Mapping[str, Any]) -> None:
+        history, owed = (*claim.entry.history, line), claim.entry.recipients
         if line.get("what") in SETTLED:
             self._dirty.add(claim.token)
-        history = (*claim.entry.history, line)
-        owed = still_owed(claim.entry.envelope, history)
+        if line.get("what") not in _FOLLOWED:
+            owed = still_owed(claim.entry.envelope, history)
         claim.entry = dataclasses.replace(claim.entry, history=history, recipients=owed)
 
     # Committing
@@ -236,6 +237,8 @@ class FilesLease:
     def _plain(self, hop: Hop) -> None:
         try:
             for claim in hop.finished:
+                # The file system has more to do for a file that is still open when its last name goes.
+                self._close_tail(claim)
                 os.unlink(claim.token)
                 self._let_go(claim)
             for one in hop.moved:
@@ -278,6 +281,9 @@ class FilesLease:
     def _let_go(self, claim: Claim) -> None:
         self._in_hand.pop(claim.token, None)
         self._dirty.discard(claim.token)
+        self._close_tail(claim)
+
+    def _close_tail(self, claim: Claim) -> None:
         if (tail := self._tails.pop(claim.token, None)) is not None:
             tail.close()
 
