@@ -12,6 +12,9 @@ BIN    = .venv/bin
 STAMP  = .venv/.complete
 PYTEST = $(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# The tests start thousands of processes: what one has compiled, the next need not. `clean` removes it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run test stress check format lint types bench docs install clean
 
