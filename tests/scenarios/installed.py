@@ -89,7 +89,8 @@ def install(root: Path) -> Installed:
         assert spec is not None
         assert spec.submodule_search_locations
         source = spec.submodule_search_locations[0]
-        shutil.copytree(source, root / "lib" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        # With what has been compiled of it: the owner can't write that down there.
+        shutil.copytree(source, root / "lib" / name)
     (root / "bin").mkdir()
     shutil.copy(PROGRAM, root / "bin" / "qrunner-inject")
     for folder in (root / "lib", root / "bin"):
