@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from hypothesis import settings
 HERE = Path(__file__).parent
 WHERE = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 DID_NOT_RUN = ("skipped", "xfailed", "xpassed")
+# Folders and files whose tests start many processes, or go through many deaths.
+LONG = ("scenarios", "test_master.py", "test_tutorial.py", "crash", "ctl", "test_inject_faults.py", "runners")
 
 # A slow machine is no fault of the code; with `derandomize` a failure in CI is the same one everywhere.
 settings.register_profile("local", deadline=None)
@@ -31,11 +34,26 @@ for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Have pytest-xdist begin the files in the order they stand in, not with those of the most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what stands in tests/stress."""
+    """Mark what stands in tests/stress; what takes longest comes first, so that at the end nobody is waited for."""
     for item in items:
         if item.path.is_relative_to(HERE / "stress"):
             item.add_marker("stress")
+    items.sort(key=lambda item: _rank(item.path))
+
+
+@cache
+def _rank(path: Path) -> int:
+    for rank, name in enumerate(LONG):
+        if path.is_relative_to(HERE / name):
+            return rank
+    return len(LONG)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
