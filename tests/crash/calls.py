@@ -50,9 +50,12 @@ class Point:
 
 
 def points(calls: Sequence[str], every: int = 1) -> list[Point | None]:
-    """Before each call, in the middle of each write, and after the last; of them all, one of ``every``."""
+    """Before each call, in the middle of each write, and after the last; of them all, one of ``every``, and the first."""
     whole = [Point(n) for n in range(len(calls))]
-    return [*whole, *(Point(n, torn=True) for n, name in enumerate(calls) if name == "write"), None][::-every]
+    found = [*whole, *(Point(n, torn=True) for n, name in enumerate(calls) if name == "write"), None][
+        ::-every
+    ]
+    return found if found[-1] in (None, *whole[:1]) else [*found, whole[0]]
 
 
 def slow_or_fast() -> pytest.MarkDecorator:

@@ -20,6 +20,7 @@ from qrunner.message import Entry
 from qrunner.switchboard import AREAS, Claim, Hop, Move
 from qrunner.switchboard.claims import FilesLease
 from qrunner.switchboard.disk import Disk
+from tests.crash.calls import some_or_all
 from tests.crash.power_faults import FAULTS, FailingDisk, Fault
 from tests.crash.power_recording import files_under
 from tests.crash.power_stories import ATTEMPT, BOB, CORNER, EVE, QUEUES, Site, cornered, key_of
@@ -87,10 +88,13 @@ class Enqueueing:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 @pytest.mark.parametrize("keys", [["one"], ["one", "two", "three"]], ids=["alone", "three"])
-def test_an_enqueue_fails_without_remains_or_is_done(keys: list[str], fault: Fault, root: Path) -> None:
-    at, more = 0, True
+@some_or_all(3)
+def test_an_enqueue_fails_without_remains_or_is_done(
+    keys: list[str], fault: Fault, root: Path, every: int
+) -> None:
+    at, more = 1 - every, True
     while more:
-        at += 1
+        at += every
         site = Site.at(root / str(at))
         with FailingDisk(fault, at).mounted() as disk:
             try:
@@ -237,12 +241,12 @@ class Hand:
 
 
 def hands_until_it_passes(
-    root: Path, act: Act, fault: Fault
+    root: Path, act: Act, fault: Fault, every: int
 ) -> Iterator[tuple[Hand, Hop, FailingDisk, bool]]:
-    """The act with its first call failing, its second, and so on; whether it was done all the same."""
-    at, more = 0, True
+    """The act with its first call failing, then ``every`` calls later, and so on; whether it was done all the same."""
+    at, more = 1 - every, True
     while more:
-        at += 1
+        at += every
         hand = Hand.of(root / str(at), 3 if act is merge else 1)
         hop = act(hand.site, hand.lease, hand.claims)
         with FailingDisk(fault, at).mounted() as disk:
@@ -273,8 +277,11 @@ def nothing_changed(hand: Hand, disk: FailingDisk) -> bool:
 
 @pytest.mark.parametrize("fault", EVERY, ids=str)
 @pytest.mark.parametrize("act", list(ACTS), ids=lambda act: act.__name__)
-def test_a_commit_that_failed_changed_nothing_and_can_be_repeated(act: Act, fault: Fault, root: Path) -> None:
-    for hand, hop, disk, done in hands_until_it_passes(root, act, fault):
+@some_or_all(3)
+def test_a_commit_that_failed_changed_nothing_and_can_be_repeated(
+    act: Act, fault: Fault, root: Path, every: int
+) -> None:
+    for hand, hop, disk, done in hands_until_it_passes(root, act, fault, every):
         if not done:
             assert nothing_changed(hand, disk), disk.failed
             hand.lease.commit(hop)
@@ -291,8 +298,9 @@ def test_a_commit_that_failed_changed_nothing_and_can_be_repeated(act: Act, faul
 
 @pytest.mark.parametrize("fault", FEW, ids=str)
 @pytest.mark.parametrize("act", list(ACTS), ids=lambda act: act.__name__)
-def test_a_commit_that_failed_can_be_given_up(act: Act, fault: Fault, root: Path) -> None:
-    for hand, _, disk, done in hands_until_it_passes(root, act, fault):
+@some_or_all(5)
+def test_a_commit_that_failed_can_be_given_up(act: Act, fault: Fault, root: Path, every: int) -> None:
+    for hand, _, disk, done in hands_until_it_passes(root, act, fault, every):
         if done:
             continue
         for claim in hand.claims:
@@ -307,10 +315,11 @@ def test_a_commit_that_failed_can_be_given_up(act: Act, fault: Fault, root: Path
 
 @pytest.mark.parametrize("fault", FEW, ids=str)
 @pytest.mark.parametrize("act", list(ACTS), ids=lambda act: act.__name__)
+@some_or_all(3)
 def test_a_process_that_dies_of_a_failing_disk_leaves_it_to_the_next(
-    act: Act, fault: Fault, root: Path
+    act: Act, fault: Fault, root: Path, every: int
 ) -> None:
-    for hand, _, disk, done in hands_until_it_passes(root, act, fault):
+    for hand, _, disk, done in hands_until_it_passes(root, act, fault, every):
         hand.site.dies(hand.lease)
         hand.site.lease()
         places, _ = look(hand.site)
@@ -368,11 +377,14 @@ def test_a_note_that_failed_is_not_there(fault: Fault, root: Path) -> None:
 
 @pytest.mark.parametrize("fault", FEW, ids=str)
 @pytest.mark.parametrize("act", [change, fork, merge, warning, deferral], ids=lambda act: act.__name__)
-def test_a_recovery_that_failed_is_done_at_the_next_look(act: Act, fault: Fault, root: Path) -> None:
+@some_or_all(3)
+def test_a_recovery_that_failed_is_done_at_the_next_look(
+    act: Act, fault: Fault, root: Path, every: int
+) -> None:
     """The process died after its commit and before the rest; the disk fails its successor."""
-    at, more = 0, True
+    at, more = 1 - every, True
     while more:
-        at += 1
+        at += every
         hand = Hand.of(root / str(at), 3 if act is merge else 1)
         if act is not deferral:
             hand.lease._finish = lambda *_: None  # type: ignore[method-assign]

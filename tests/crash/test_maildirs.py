@@ -102,14 +102,17 @@ def shore(stage: Stage) -> Iterator[Shore]:
     shutil.rmtree(stage.root / ".door", ignore_errors=True)
 
 
+@some_or_all(3)
 @slow_or_fast()
-def test_a_death_at_any_call_of_a_crossing_neither_loses_nor_doubles(shore: Shore, eager: bool) -> None:
+def test_a_death_at_any_call_of_a_crossing_neither_loses_nor_doubles(
+    shore: Shore, eager: bool, every: int
+) -> None:
     shore.fill()
     clean = shore.stage.die_in(shore.taking)
     shore.judge()
     shore.empty()
     assert len(clean.calls) > 20
-    for point in points(clean.calls):
+    for point in points(clean.calls, every):
         shore.fill()
         death = shore.stage.die_in(shore.taking, point, eager=eager)
         assert death.returned is (point is None)
@@ -117,7 +120,7 @@ def test_a_death_at_any_call_of_a_crossing_neither_loses_nor_doubles(shore: Shor
         shore.empty()
 
 
-@some_or_all(19)
+@some_or_all(37)
 def test_a_death_at_any_call_of_the_recovery_after_it_neither_loses_nor_doubles(
     shore: Shore, every: int
 ) -> None:
@@ -141,9 +144,10 @@ def test_a_death_at_any_call_of_the_recovery_after_it_neither_loses_nor_doubles(
         tried.add(recovery)
 
 
+@some_or_all(3)
 @pytest.mark.parametrize("moves", [True, False], ids=["moves", "deletes"])
 def test_another_program_that_takes_a_message_away_meanwhile_changes_nothing(
-    shore: Shore, moves: bool
+    shore: Shore, moves: bool, every: int
 ) -> None:
     """What was read was seen: it goes on, whoever has moved the file."""
     shore.fill()
@@ -151,7 +155,7 @@ def test_another_program_that_takes_a_message_away_meanwhile_changes_nothing(
     shore.judge()
     shore.empty()
     new, cur = shore.box.path / "new" / "m1.host", shore.box.path / "cur" / "m1.host:2,"
-    for number in range(many):
+    for number in range(0, many, every):
         shore.fill()
         spool = shore.stage.spool()
         crossing = shore.crossing(spool)
@@ -173,13 +177,14 @@ def test_another_program_that_takes_a_message_away_meanwhile_changes_nothing(
         shore.empty()
 
 
-def test_a_maildir_that_is_away_decides_nothing(shore: Shore) -> None:
+@some_or_all(5)
+def test_a_maildir_that_is_away_decides_nothing(shore: Shore, every: int) -> None:
     """What is not in a place that is not there may well come back with it."""
     shore.fill()
     calls = shore.stage.die_in(shore.taking).calls
     shore.judge()
     shore.empty()
-    for point in points(calls):
+    for point in points(calls, every):
         shore.fill()
         shore.stage.die_in(shore.taking, point)
         before = sorted(shore.waiting(shore.stage.spool()))
@@ -192,14 +197,15 @@ def test_a_maildir_that_is_away_decides_nothing(shore: Shore) -> None:
         shore.empty()
 
 
+@some_or_all(5)
 @pytest.mark.parametrize("dies", [False, True], ids=["the same process goes on", "another process comes"])
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_disk_that_fails_at_any_call_neither_loses_nor_doubles(
-    shore: Shore, fault: Fault, dies: bool
+    shore: Shore, fault: Fault, dies: bool, every: int
 ) -> None:
-    failed, at = True, 0
+    failed, at = True, 1 - every
     while failed:
-        at += 1
+        at += every
         shore.fill()
         crossing = shore.crossing(shore.stage.spool())
         crossing.settle()

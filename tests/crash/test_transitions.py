@@ -9,11 +9,11 @@ from collections import Counter
 
 import pytest
 
-from tests.crash.calls import points, slow_or_fast
+from tests.crash.calls import points
 from tests.crash.dying import Stage
 from tests.crash.transitions import TRANSITIONS, Places, Transition, recovering, taking_the_range
 
-# It makes so many calls that all of them are for the heavy tests.
+# It makes so many calls that fewer of them than of others are for the light tests.
 LONG = "one to twenty"
 
 
@@ -41,12 +41,16 @@ def judge(transition: Transition, stage: Stage, *, returned: bool, before: Place
     return places
 
 
-@slow_or_fast()
 @pytest.mark.parametrize(
-    ("name", "every"),
-    [(name, 1) for name in TRANSITIONS if name != LONG]
-    + [(LONG, 5), pytest.param(LONG, 1, marks=pytest.mark.stress)],
+    ("every", "eager"),
+    [
+        pytest.param(1, False, marks=pytest.mark.stress),
+        pytest.param(1, True, marks=pytest.mark.stress),
+        (3, True),
+    ],
+    ids=["the next runner is slow", "the next runner is fast", "the next runner is fast, some"],
 )
+@pytest.mark.parametrize("name", TRANSITIONS)
 def test_a_death_at_any_call_neither_loses_nor_doubles(
     stage: Stage, name: str, every: int, eager: bool
 ) -> None:
@@ -54,7 +58,7 @@ def test_a_death_at_any_call_neither_loses_nor_doubles(
     stage.fill(transition)
     clean = stage.die_in(transition.begin)
     judge(transition, stage, returned=True)
-    for point in points(clean.calls, every):
+    for point in points(clean.calls, every * 3 if every > 1 and name == LONG else every):
         stage.fill(transition)
         death = stage.die_in(transition.begin, point, eager=eager)
         # Of two entries that lie in one directory, it is synced once: such a run is over before its last point.
