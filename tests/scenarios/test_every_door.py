@@ -11,13 +11,13 @@ import re
 import smtplib
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.injecting import START
-from tests.scenarios.sinkthread import sinks
+from tests.scenarios.sinkthread import Hosts, sinks
 from tests.sites import ROOT, TinySite, tiny_site, wait_for
 
 CONFIG = """\
@@ -44,6 +44,7 @@ path       = "../mail"
 recipients = ["b@y.example"]
 sender     = "a@x.example"
 next       = "in"
+poll_interval = "1s"
 
 [runner.in]
 class       = "fanout"
@@ -135,25 +136,39 @@ def without_received(message: bytes) -> bytes:
     return re.sub(rb"\AReceived: from [^;]*;\s+[^\n]*\n", b"", message)
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TinySite, Hosts]]:
+    """One site for all the ways; when it has stopped, nothing more has come."""
+    folder = tmp_path_factory.mktemp("doors")
+    with sinks("mta") as hosts, tiny_site(folder) as site:
+        site.write(CONFIG.format(port=hosts.ports["mta"]))
+        for name in ("new", "cur", "tmp"):
+            (folder / "mail" / name).mkdir(parents=True)
+        site.ctl("start")
+        yield site, hosts
+        before = len(hosts.got), len(kept(site))
+        site.ctl("stop")
+        assert (len(hosts.got), len(kept(site))) == before
+
+
+def kept(site: TinySite) -> set[Path]:
+    return set((site.folder / "kept").rglob("*.eml"))
+
+
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_what_comes_in_goes_out_and_is_kept_byte_for_byte(
-    tmp_path: Path, way: Callable[[TinySite, Sequence[bytes]], list[bytes]]
+    running: tuple[TinySite, Hosts], way: Callable[[TinySite, Sequence[bytes]], list[bytes]]
 ) -> None:
     given = messages()
     assert len(given) > 30
-    with sinks("mta") as hosts, tiny_site(tmp_path) as site:
-        site.write(CONFIG.format(port=hosts.ports["mta"]))
-        for name in ("new", "cur", "tmp"):
-            (tmp_path / "mail" / name).mkdir(parents=True)
-        site.ctl("start")
-        came = way(site, given)
-        hosts.wait_for(lambda: len(hosts.got) >= len(given), site.log)
-        kept = tmp_path / "kept"
-        wait_for(lambda: kept.is_dir() and len(list(kept.rglob("*.eml"))) >= len(given))
-        site.ctl("stop")
-        strip = without_received if way is by_lmtp else bytes
-        assert Counter(strip(received.message) for _, received in hosts.got) == Counter(
-            map(on_the_wire, came)
-        )
-        assert Counter(strip(path.read_bytes()) for path in kept.rglob("*.eml")) == Counter(came)
-        assert [queue["name"] for queue in site.status()["queues"] if queue["depth"]] == []
+    site, hosts = running
+    got, before = len(hosts.got), kept(site)
+    came = way(site, given)
+    hosts.wait_for(lambda: len(hosts.got) >= got + len(given), site.log)
+    wait_for(lambda: len(kept(site) - before) >= len(given))
+    wait_for(lambda: [queue["name"] for queue in site.status()["queues"] if queue["depth"]] == [])
+    strip = without_received if way is by_lmtp else bytes
+    assert Counter(strip(received.message) for _, received in hosts.got[got:]) == Counter(
+        map(on_the_wire, came)
+    )
+    assert Counter(strip(path.read_bytes()) for path in kept(site) - before) == Counter(came)
