@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qrunner.site import Site
+from qrunner.smtp.board import FileBoard
 from tests.scenarios.sinkthread import Hosts, sinks
 from tests.sites import TinySite, tiny_site, wait_for
 
@@ -117,8 +118,7 @@ class Ways:
         return sum(1 for _ in (self.site.folder / "qfiles" / queue).glob("*/[0-9]*"))
 
     def is_down(self, name: str) -> bool:
-        states = {str(one["name"]): one["state"] for one in self.site.status()["hosts"]}
-        return states[name] != "up"
+        return FileBoard(self.site.run.hosts).read(name).as_json()["state"] != "up"
 
     def take_down(self, name: str) -> None:
         """Once nobody talks to it, so that no reply is lost."""
