@@ -29,7 +29,7 @@ from qrunner.runners.outgoing import OutgoingRunner
 from qrunner.site import Site
 from qrunner.smtp.notes import in_doubt
 from qrunner.testing.clock import FakeClock
-from tests.crash.calls import Calls, Point, before_or_within
+from tests.crash.calls import Calls, Point, before_or_within, some_or_all
 
 LOG = logging.getLogger("qrunner.out")
 TO = ("a@x", "b@x", "c@x", "d@x")
@@ -240,11 +240,12 @@ def play(scene: Scene, moment: int = -1, point: Point | None = None) -> bool:
     return died
 
 
+@some_or_all(3)
 @pytest.mark.usefixtures("offer")
-def test_death_between_any_two_replies(scene: Scene) -> None:
+def test_death_between_any_two_replies(scene: Scene, every: int) -> None:
     moment = 0
     while play(scene, moment):
-        moment += 1
+        moment += every
     assert moment > 30
 
 
@@ -255,9 +256,10 @@ def test_death_in_a_message_that_is_on_its_way(scene: Scene) -> None:
     assert play(scene, 6 * 3)
 
 
+@some_or_all(3)
 @before_or_within()
-def test_death_at_each_change_of_a_file(scene: Scene, torn: bool) -> None:
+def test_death_at_each_change_of_a_file(scene: Scene, torn: bool, every: int) -> None:
     at = 0
     while play(scene, point=Point(at, torn)):
-        at += 1
+        at += every
     assert at > 10

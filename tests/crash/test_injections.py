@@ -104,7 +104,7 @@ def story(
 ONCE = Counter(TAGS)
 
 
-@some_or_all(7)
+@some_or_all(13)
 @slow_or_fast()
 def test_a_death_at_any_call_and_the_same_command_again_bring_each_message_once(
     story: Story, eager: bool, every: int
@@ -124,7 +124,7 @@ def test_a_death_at_any_call_and_the_same_command_again_bring_each_message_once(
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("stride", [47, pytest.param(10, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("stride", [71, pytest.param(10, marks=pytest.mark.stress)])
 def test_a_death_at_any_call_of_the_second_run_too_brings_each_message_once(
     story: Story, stride: int
 ) -> None:
