@@ -7,6 +7,7 @@ import gzip
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -149,12 +150,15 @@ def test_what_was_delivered_is_entered_once_and_lies_in_cur(place: Place) -> Non
     assert (place.box.new(), place.box.cur(), place.staged()) == ([], [f"{name}:2,"], [])
 
 
-@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
-def test_every_message_of_the_corpus_arrives_byte_for_byte(path: Path, tmp_path: Path) -> None:
-    place = Place(tmp_path, 'next = "out"\nrecipients = "list@example.org"')
-    place.box.put(path.read_bytes())
+@keys('next = "out"\nrecipients = "list@example.org"')
+def test_every_message_of_the_corpus_arrives_byte_for_byte(place: Place) -> None:
+    for path in CORPUS:
+        place.box.put(path.read_bytes())
     place.once()
-    assert [entry.message for entry in place.entries()] == [path.read_bytes()]
+    found = Counter(entry.message for entry in place.entries())
+    for path in CORPUS:
+        assert path.read_bytes() in found, path.name
+    assert found == Counter(path.read_bytes() for path in CORPUS)
 
 
 @keys('next = "out"\nrecipients = "list@example.org"')
