@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qrunner.config import parse
+from qrunner.ctl.status import gather
 from qrunner.master.watch import Master, living_master
 from qrunner.rundir import RunDir, is_alive
 from qrunner.site import Site
@@ -185,6 +187,12 @@ class TinySite:
         assert code is None or process.returncode == code, f"{process.returncode}\n{out}{err}"
         found: dict[str, Any] = json.loads(out)
         return found
+
+    def told(self) -> dict[str, Any]:
+        """What `status` would tell, without a process for it: for those who look again and again."""
+        master = living_master(self.run)
+        text = self.config if master is None else master.snapshot
+        return gather(parse(text.read_text("utf-8"), self.config), master)
 
     def log(self) -> str:
         """The log so far."""

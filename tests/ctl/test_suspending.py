@@ -115,15 +115,17 @@ def site(tmp_path: Path):  # type: ignore[no-untyped-def]
 def test_a_running_site_heeds_it_and_a_restart_does_not_end_it(site: TinySite) -> None:
     site.ctl("start")
     site.ctl("suspend", "runner:in", "queue:out", "--reason", "lunch")
-    wait_for(lambda: {one["state"] for one in site.status(1)["runners"]} == {"suspended"})
+    wait_for(lambda: {one["state"] for one in site.told()["runners"]} == {"suspended"})
+    assert {one["state"] for one in site.status(1)["runners"]} == {"suspended"}
     site.enqueue()
     site.ctl("restart")
     state = site.status(1)
     assert {one["state"] for one in state["runners"]} == {"suspended"}
     assert [one["ready"] for one in state["queues"][:2]] == [1, 0]
     site.ctl("resume", "runner:in")
-    wait_for(lambda: [one["ready"] for one in site.status(1)["queues"][:2]] == [0, 1])
+    wait_for(lambda: [one["ready"] for one in site.told()["queues"][:2]] == [0, 1])
+    assert [one["ready"] for one in site.status(1)["queues"][:2]] == [0, 1]
     site.ctl("suspend", "queue:out", "--for", "1s")
-    wait_for(lambda: [one["deferred"] for one in site.status()["queues"][:2]] == [0, 1])
-    wait_for(lambda: {one["state"] for one in site.status()["runners"]} == {"running"})
+    wait_for(lambda: [one["deferred"] for one in site.told()["queues"][:2]] == [0, 1])
+    wait_for(lambda: {one["state"] for one in site.told()["runners"]} == {"running"})
     assert site.status(0)["problems"] == []

@@ -166,7 +166,7 @@ def test_what_comes_in_goes_out_and_is_kept_byte_for_byte(
     came = way(site, given)
     hosts.wait_for(lambda: len(hosts.got) >= got + len(given), site.log)
     wait_for(lambda: len(kept(site) - before) >= len(given))
-    wait_for(lambda: [queue["name"] for queue in site.status()["queues"] if queue["depth"]] == [])
+    wait_for(lambda: [queue["name"] for queue in site.told()["queues"] if queue["depth"]] == [])
     strip = without_received if way is by_lmtp else bytes
     assert Counter(strip(received.message) for _, received in hosts.got[got:]) == Counter(
         map(on_the_wire, came)
