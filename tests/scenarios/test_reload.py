@@ -108,14 +108,22 @@ def all_once(site: TinySite, hosts: Hosts, count: int) -> None:
     ]
 
 
-@pytest.mark.parametrize("verb", ["reload", pytest.param("restart", marks=pytest.mark.stress)])
+@pytest.mark.parametrize(
+    ("verb", "changes"),
+    [
+        ("reload", CHANGES[1:3]),
+        pytest.param("reload", CHANGES[1:], marks=pytest.mark.stress),
+        pytest.param("restart", CHANGES[1:], marks=pytest.mark.stress),
+    ],
+    ids=["reload, twice", "reload", "restart"],
+)
 def test_weights_and_slice_counts_that_change_under_load_strand_nothing(
-    site: TinySite, hosts: Hosts, verb: str
+    site: TinySite, hosts: Hosts, verb: str, changes: Sequence[Sequence[int]]
 ) -> None:
     site.ctl("start")
     feeder = Feeder(site, hosts)
     with feeder.feeding():
-        for weights in CHANGES[1:]:
+        for weights in changes:
             more_arrive(hosts)
             site.write(configuration(hosts, weights))
             site.ctl(verb)
@@ -141,7 +149,7 @@ def test_what_was_in_hand_at_a_crash_is_found_by_whatever_slices_there_are_next(
         Site.load(site.config).enqueue(
             "out", message=b"Subject: x\n\nx\n", sender="", recipients=[f"to-{number}@example.net"]
         )
-    wait_for(lambda: [one["active"] for one in site.status()["queues"] if one["name"] == "out"] == [15])
+    wait_for(lambda: [one["active"] for one in site.told()["queues"] if one["name"] == "out"] == [15])
     for pid in (site.master.pid, *site.pids().values()):
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
@@ -163,7 +171,7 @@ def test_a_second_master_waits_for_the_ranges_of_the_first_and_goes_on_where_it_
             other.ctl("start", "--wait", "0", code=1)
             wait_for(other.run.is_locked)
             other.pid("free/0")
-            wait_for(lambda: [one["state"] for one in other.status()["runners"][:3]] == ["waiting"] * 3)
+            wait_for(lambda: [one["state"] for one in other.told()["runners"][:3]] == ["waiting"] * 3)
             problems = {one["where"]: one["what"] for one in other.status(1)["problems"]}
             assert f"process {site.pids()['in/0']} on a" in problems["runner in[0]"]
             assert f"process {site.pids()['out/0']} on a" in problems["runner out[0]"]
