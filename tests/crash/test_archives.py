@@ -153,7 +153,7 @@ def each_death(
         yield point
 
 
-@some_or_all(4)
+@some_or_all(9)
 @pytest.mark.parametrize("format", ["mbox", "maildir", "eml"])
 def test_a_death_at_any_call_neither_loses_nor_doubles_nor_tears(
     format: str, folder: Path, every: int
@@ -164,7 +164,7 @@ def test_a_death_at_any_call_neither_loses_nor_doubles_nor_tears(
         assert archive.strays() == [], point
 
 
-@some_or_all(4)
+@some_or_all(9)
 def test_a_death_at_any_call_leaves_what_others_have_in_the_mbox(folder: Path, every: int) -> None:
     archive = Archive(folder, "mbox")
 
@@ -179,7 +179,7 @@ def test_a_death_at_any_call_leaves_what_others_have_in_the_mbox(folder: Path, e
         assert Counter(new) == Counter(MESSAGES), point
 
 
-@some_or_all(4)
+@some_or_all(9)
 @pytest.mark.parametrize("format", ["maildir", "eml"])
 def test_a_reader_who_takes_each_message_the_moment_it_is_there_gets_each_once(
     format: str, folder: Path, every: int
@@ -190,7 +190,7 @@ def test_a_reader_who_takes_each_message_the_moment_it_is_there_gets_each_once(
         assert archive.kept() == [], point
 
 
-@some_or_all(4)
+@some_or_all(9)
 def test_what_another_program_appends_before_the_successor_comes_is_left_as_it_is(
     folder: Path, every: int
 ) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qrunner.mailstore.mbox import Mbox, Spot, framed
 from qrunner.switchboard.disk import Disk
+from tests.crash.calls import some_or_all
 from tests.crash.power_faults import FAULTS, FailingDisk, Fault
 from tests.mailstore.letters import ARRIVAL, letters, read_mbox, whole
 
@@ -212,14 +213,15 @@ def test_a_note_that_is_not_whole_means_that_nothing_had_begun(left: bytes, tmp_
 # A disk that fails
 
 
+@some_or_all(3)
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 @pytest.mark.parametrize("is_new", [True, False], ids=["a new one", "one that is there"])
 def test_a_disk_that_fails_at_any_call_leaves_it_as_it_was_or_whole(
-    fault: Fault, is_new: bool, tmp_path: Path
+    fault: Fault, is_new: bool, tmp_path: Path, every: int
 ) -> None:
-    at, more = 0, True
+    at, more = 1 - every, True
     while more:
-        at += 1
+        at += every
         path = tmp_path / str(at) / "m"
         path.parent.mkdir()
         if not is_new:
