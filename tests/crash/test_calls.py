@@ -117,7 +117,7 @@ def deaths(log: Path, root: Path) -> list[str]:
 
 @pytest.mark.needs("strace")
 @pytest.mark.parametrize(
-    "sample", [7, pytest.param(1, marks=pytest.mark.stress)], ids=["at some calls", "at every call"]
+    "sample", [11, pytest.param(1, marks=pytest.mark.stress)], ids=["at some calls", "at every call"]
 )
 def test_one_that_strace_kills_leaves_what_a_killed_fork_leaves(
     stage: Stage, tmp_path: Path, sample: int

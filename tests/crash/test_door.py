@@ -117,8 +117,9 @@ def killed_while_mail_comes_in(folder: Path, *, kills: int, count: int, site: st
     assert not [number for number in there if there[number] > sender.tries[number]]
 
 
-def test_what_was_answered_is_there_whenever_the_door_dies(tmp_path: Path) -> None:
-    killed_while_mail_comes_in(tmp_path, kills=3, count=1500)
+@pytest.mark.parametrize("count", [700, pytest.param(1500, marks=pytest.mark.stress)])
+def test_what_was_answered_is_there_whenever_the_door_dies(tmp_path: Path, count: int) -> None:
+    killed_while_mail_comes_in(tmp_path, kills=3, count=count)
 
 
 @pytest.mark.needs("mount", "mke2fs")

@@ -159,7 +159,11 @@ def files_in(directory: Path) -> int:
 
 @pytest.mark.parametrize(
     ("count", "durability", "deaths"),
-    [(200, "none", 5), pytest.param(2000, "full", 30, marks=pytest.mark.stress)],
+    [
+        (100, "none", 3),
+        pytest.param(200, "none", 5, marks=pytest.mark.stress),
+        pytest.param(2000, "full", 30, marks=pytest.mark.stress),
+    ],
 )
 def test_each_of_ten_subscribers_has_every_message_once_whatever_is_killed(
     count: int, durability: str, deaths: int
