@@ -28,7 +28,10 @@ from tests.crash.power_stories import ATTEMPT, BOB, CORNER, EVE, QUEUES, Site, c
 MEMORY = "/dev/shm"
 FEW = tuple(fault for fault in FAULTS if fault.code in (errno.EIO, errno.EROFS))
 # Trouble that lasts is what the two tests of FEW are about; here it is left to the heavy tests.
-EVERY = [pytest.param(fault, marks=pytest.mark.stress) if fault.lasting else fault for fault in FAULTS]
+EVERY = [
+    *(pytest.param(fault, 3, id=f"{fault}-some") for fault in FAULTS if not fault.lasting),
+    *(pytest.param(fault, 1, id=f"{fault}-all", marks=pytest.mark.stress) for fault in FAULTS),
+]
 Places = dict[str, list[tuple[str, str]]]
 
 
@@ -275,9 +278,8 @@ def nothing_changed(hand: Hand, disk: FailingDisk) -> bool:
     return now == hand.before
 
 
-@pytest.mark.parametrize("fault", EVERY, ids=str)
+@pytest.mark.parametrize(("fault", "every"), EVERY)
 @pytest.mark.parametrize("act", list(ACTS), ids=lambda act: act.__name__)
-@some_or_all(3)
 def test_a_commit_that_failed_changed_nothing_and_can_be_repeated(
     act: Act, fault: Fault, root: Path, every: int
 ) -> None:
