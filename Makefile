@@ -6,7 +6,7 @@ PREFIX ?= $(if $(filter 0,$(shell id -u)),/opt/qrunner,$(HOME)/.local/share/qrun
 BINDIR ?= $(if $(filter 0,$(shell id -u)),/usr/local/bin,$(HOME)/.local/bin)
 TESTS  ?= tests
 # Two more than two cores: many tests wait for processes of their own.
-JOBS   ?= 4
+JOBS   ?= 5
 
 BIN    = .venv/bin
 STAMP  = .venv/.complete
