@@ -1,6 +1,7 @@
 """The bell of a queue of files: names that appear go straight into the index, without a listing.
 
-While names appear all the time, most of them of what we claim ourselves, they are looked at every few milliseconds.
+While names appear all the time, most of them of what we claim ourselves, they are looked at every few milliseconds; else at
+once.
 
 Not guaranteed: every name. When the kernel has lost count, or a directory was replaced, ``lost_count`` says so and
 a listing makes up for it; on network file systems only the poll tells.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from qrunner.format import READY_LENGTH, parse_name
@@ -17,6 +19,8 @@ from qrunner.slices import Range
 from qrunner.switchboard.index import DueIndex, key_of
 from qrunner.wakeup import Watch
 
+# One at a time is looked at when it comes; so many looks within so long a time are too many.
+_LOOKS, _CROWDED_S = 8, 0.008
 _PAUSE_S = 0.004
 
 
@@ -26,7 +30,7 @@ class InotifyBell:
     def __init__(self, watch: Watch, part: Range, index: DueIndex, bell: Callable[[], None]) -> None:
         self._watch, self._part, self._index, self._bell = watch, part, index, bell
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._looked_s = 0.0
+        self._looks_s = deque([0.0] * _LOOKS, _LOOKS)
         self._pause: asyncio.TimerHandle | None = None
         self.lost_count = False
 
@@ -67,8 +71,9 @@ class InotifyBell:
     def _on_events(self) -> None:
         self._look()
         assert self._loop is not None
-        before_s, self._looked_s = self._looked_s, self._loop.time()
-        if self._looked_s - before_s < _PAUSE_S:
+        now_s, before_s = self._loop.time(), self._looks_s[0]
+        self._looks_s.append(now_s)
+        if now_s - before_s < _CROWDED_S:
             self._loop.remove_reader(self._watch.fileno())
             self._pause = self._loop.call_later(_PAUSE_S, self._after_pause)
 
