@@ -78,7 +78,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[FakeSite]:
 def comes(site: FakeSite, message: bytes | str, to: str = LIST, sender: str = "") -> None:
     data = sample(message) if isinstance(message, str) else message
     site.enqueue("bounces", message=data, sender=sender, recipients=[to])
-    site.run_until_idle()
+    site.run_until_idle(limit_s=60)
 
 
 def told() -> list[tuple[str, str, str, bool]]:
