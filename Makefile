@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 PREFIX ?= $(if $(filter 0,$(shell id -u)),/opt/qrunner,$(HOME)/.local/share/qrunner)
 BINDIR ?= $(if $(filter 0,$(shell id -u)),/usr/local/bin,$(HOME)/.local/bin)
 TESTS  ?= tests
-# Two more than two cores: many tests wait for processes of their own.
+# More than there are cores: many tests wait for processes of their own.
 JOBS   ?= 5
 
 BIN    = .venv/bin

@@ -41,6 +41,7 @@ _BELLLESS_POLL_S = 2.0
 # Nothing is kept waiting by it: what comes rings, and is claimed after a look.
 _IDLE_LOOK_S = 5.0
 _LETTING_GO_S = 3.0
+# To read and to prove so many bytes takes a while.
 _MUCH = 1 << 20
 _UNWRITTEN_S = 1.0
 # Entries that never wait for anybody must not keep the loop from everything else.
