@@ -1,7 +1,11 @@
 # Each target works as the first command on a fresh clone: what it needs, `setup` builds.
 
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done; echo $$p)
+# The system's own, where it can build environments: everybody on the machine may run it, and distributions compile
+# theirs with profiles, which makes it a fifth faster than one that was compiled without.
+MODERN = import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell /usr/bin/python3 -c 'import ensurepip; $(MODERN)' 2>/dev/null && echo /usr/bin/python3 && exit; \
+	for p in python3 python3.14 python3.13 python3.12 python3.11 python3; do \
+	$$p -c '$(MODERN)' 2>/dev/null && break; done; echo $$p)
 PREFIX ?= $(if $(filter 0,$(shell id -u)),/opt/qrunner,$(HOME)/.local/share/qrunner)
 BINDIR ?= $(if $(filter 0,$(shell id -u)),/usr/local/bin,$(HOME)/.local/bin)
 TESTS  ?= tests
