@@ -290,6 +290,23 @@ def unsettled(addresses: Iterable[str], history: Iterable[Mapping[str, Any]]) ->
     return tuple(dict.fromkeys(a for a in addresses if a not in settled))
 
 
+def noted(entry: Entry, history: tuple[Mapping[str, Any], ...], owed: tuple[str, ...]) -> Entry:
+    """The entry with this history, owed to these. Each delivery makes some: ``dataclasses.replace`` takes three times
+    as long."""
+    return Entry(
+        entry.id,
+        entry.queue,
+        entry.envelope,
+        entry.message,
+        owed,
+        entry.meta,
+        entry.arrival_ns,
+        entry.due_ns,
+        history,
+        entry.parents,
+    )
+
+
 def relayed(history: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Who got it over a host that reports no success, though the sender wants to hear of it and has not been told; each
     with the line that says so."""

@@ -14,8 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 
 from qrunner.clock import Clock
 from qrunner.config import HostConfig
@@ -98,14 +97,15 @@ class Pool:
             return usual_s, usual_s
         return health.probe_in_s(now_ns), usual_s
 
-    @asynccontextmanager
-    async def lend(self, name: str, *, fresh: bool = False) -> AsyncIterator[Loan]:
-        """A connection for one entry, and the turn to send a message over it.
+    def lend(self, name: str, *, fresh: bool = False) -> Lending:
+        """A connection for one entry, and the turn to send a message over it, for an ``async with``.
 
         :param fresh: one that has carried no message yet, instead of one lent before: the turn is the same.
         :raises HostDown, HostBusy: there is none.
         """
-        berth = self._berths[name]
+        return Lending(self, self._berths[name], fresh)
+
+    async def _lend(self, berth: Berth, *, fresh: bool) -> Loan:
         if not fresh:
             await self._turns.take(berth, self.patience_s)
         try:
@@ -115,15 +115,12 @@ class Pool:
             raise
         berth.in_use += 1
         loan.slowly = berth.slowly
-        try:
-            yield loan
-        except BaseException:
-            loan.channel.close()
-            raise
-        finally:
-            berth.in_use -= 1
-            loan.messages += 1
-            self._take_back(berth, loan)
+        return loan
+
+    def _return(self, berth: Berth, loan: Loan) -> None:
+        berth.in_use -= 1
+        loan.messages += 1
+        self._take_back(berth, loan)
 
     async def another(self, name: str) -> float:
         """Waits for the turn to send one more message over a connection in hand; 0, or the seconds to come again after,
@@ -445,6 +442,26 @@ class Pool:
                 self._drop(berth, berth.idle.pop())
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+class Lending:
+    """A connection in an entry's hands, until the end of the ``async with``. As a class, since a delivery has one."""
+
+    __slots__ = ("_berth", "_fresh", "_loan", "_pool")
+
+    def __init__(self, pool: Pool, berth: Berth, fresh: bool) -> None:
+        self._pool, self._berth, self._fresh = pool, berth, fresh
+
+    async def __aenter__(self) -> Loan:
+        self._loan = await self._pool._lend(self._berth, fresh=self._fresh)
+        return self._loan
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is not None:
+                self._loan.channel.close()
+        finally:
+            self._pool._return(self._berth, self._loan)
 
 
 def _pause_s(berth: Berth) -> float:

@@ -241,33 +241,33 @@ class Tail:
     :raises OSError: there is no such file, or it can't be opened.
     """
 
-    __slots__ = ("_fd", "_left_at")
+    __slots__ = ("_left_at", "fd")
 
     def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         # As long as the file was when our own last line was its end.
         self._left_at = 0
 
     def add(self, lines: bytes, *, disk: Disk | None = None, once: bool = False) -> int:
         """As ``append``."""
-        size = os.fstat(self._fd).st_size
+        size = os.fstat(self.fd).st_size
         try:
-            if not (once and os.pread(self._fd, len(lines), max(0, size - len(lines))) == lines):
-                if size != self._left_at and os.pread(self._fd, 1, size - 1) != b"\n":
+            if not (once and os.pread(self.fd, len(lines), max(0, size - len(lines))) == lines):
+                if size != self._left_at and os.pread(self.fd, 1, size - 1) != b"\n":
                     lines = b"\n" + lines
-                write_all(self._fd, [lines])
+                write_all(self.fd, [lines])
                 self._left_at = size + len(lines)
             if disk is not None:
-                disk.sync_file(self._fd)
+                disk.sync_file(self.fd)
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, size)
+                os.ftruncate(self.fd, size)
             raise
         return size
 
     def close(self) -> None:
         """Lets go of it."""
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 def append(path: str, lines: bytes, *, disk: Disk | None = None, once: bool = False) -> int:
