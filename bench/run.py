@@ -22,6 +22,7 @@ from typing import Any
 from rig.about import machine
 from rig.drawing import drawing
 from rig.plotting import curves
+from rig.rounds import is_a_bound
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -80,7 +81,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
         if way["name"] != peer:
             yield (
                 f"| `{document['bench']}` | {claim['work']}{_of(way, document)} | {way['median']:,.1f} {claim['unit']} "
-                f"| {peer}: {beside:,.1f} | {way['ratio']:.2f} × | {_wanted(claim)} |"
+                f"| {peer}: {beside:,.1f} | {way['ratio']:.2f} × | {'' if is_a_bound(way) else _wanted(claim)} |"
             )
 
 

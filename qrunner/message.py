@@ -250,6 +250,8 @@ def checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
 
     :raises ValueError: a key is ours or no string, or a value is not JSON.
     """
+    if not meta:
+        return EMPTY
     for key in meta:
         if not isinstance(key, str) or key.startswith(OURS):
             raise ValueError(f"metadata key {key!r}: keys are strings, and {OURS}* are reserved")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from rig.rounds import is_a_bound
+
 _LINE, _LEFT, _WIDE, _TOP = 26, 380, 420, 34
 
 
@@ -48,7 +50,7 @@ def _bar(claim: dict[str, Any], way: dict[str, Any], y: int, scale: float) -> li
         f'<rect x="{_LEFT}" y="{y + 2}" width="{width:.1f}" height="16" fill="#4a7db5"/>',
         f'<text x="{_LEFT + width + 6:.1f}" y="{y + 14}">{way["ratio"]:.2f} ×</text>',
     ]
-    if goal is not None:
+    if goal is not None and not is_a_bound(way):
         x = _LEFT + goal * scale
         lines.append(
             f'<line x1="{x:.1f}" y1="{y}" x2="{x:.1f}" y2="{y + 20}" stroke="#c33" stroke-width="3"/>'

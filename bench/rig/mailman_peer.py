@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import venv
@@ -12,7 +13,8 @@ from pathlib import Path
 from rig.sites import REPOSITORY
 
 VERSION = "3.3.10"
-HOME = REPOSITORY / "build" / "bench" / f"mailman-{VERSION}"
+# With the interpreter that measures us.
+HOME = REPOSITORY / "build" / "bench" / f"mailman-{VERSION}-python-{platform.python_version()}"
 
 
 def python() -> str:
@@ -28,11 +30,11 @@ def python() -> str:
 
 
 def worked(
-    interpreter: str, worker: str, directory: Path, count: int, threads: int, size: int = 4096
+    interpreter: str, worker: str, directory: Path, count: int, threads: int, *more: str, size: int = 4096
 ) -> dict[str, float]:
     """What a worker of this folder has measured."""
     script = Path(__file__).with_name(worker)
-    command = [interpreter, str(script), str(directory), str(count), str(threads), str(size)]
+    command = [interpreter, str(script), str(directory), str(count), str(threads), str(size), *more]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY) if interpreter == sys.executable else ""}
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     figures: dict[str, float] = json.loads(found.stdout)

@@ -66,6 +66,11 @@ def options(
     return asked
 
 
+def is_a_bound(way: Mapping[str, Any]) -> bool:
+    """Whether it is no program, but what one could reach at most: nothing is to be reached by that."""
+    return str(way["name"]).endswith(" alone")
+
+
 def in_turns(
     ways: Mapping[str, Callable[[], object]], runs: int, *, warm: int = _WARM
 ) -> dict[str, list[float]]:

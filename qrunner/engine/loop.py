@@ -62,6 +62,7 @@ class Engine(Driver):
         self._lease: Lease | None = None
         self._claims: dict[str, Claim] = {}
         self._conclusions: dict[str, Mapping[str, Any]] = {}
+        self._will_write = False
         self._silent: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._deciding: set[asyncio.Task[Any]] = set()
@@ -507,7 +508,15 @@ class Engine(Driver):
         """Keeps a line until the next turn of the loop (``Progress``)."""
         self._write_conclusion(entry.id)
         self._conclusions[entry.id] = record
-        asyncio.get_running_loop().call_soon(self._not_at_once, entry.id)
+        if not self._will_write:
+            # One for all of this turn. Most will have ended by then.
+            self._will_write = True
+            asyncio.get_running_loop().call_soon(self._write_late)
+
+    def _write_late(self) -> None:
+        self._will_write = False
+        for id in list(self._conclusions):
+            self._not_at_once(id)
 
     def _not_at_once(self, id: str) -> None:
         try:

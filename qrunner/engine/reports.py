@@ -65,6 +65,8 @@ class Reports:
         """What is added to the next commit because recipients got it from a host that reports no success, and who they
         are. Each is asked for, so none is left out."""
         untold = relayed(entry.history)
+        if not untold:
+            return (), []
         told = [self._passed_on(address, line) for address, line in untold.items()]
         to, wanted = self._audience(entry, told, "relayed")
         return self._report(entry, to, wanted, "relayed") if wanted else (), list(untold)

@@ -203,6 +203,8 @@ class OutgoingRunner(Runner):
         """The living host with the most room, or the one that already answered this entry (a host that puts mail
         off wants to see the same client again); else one that may be probed."""
         hosts = [name for name in self._hosts if name not in tried]
+        if len(hosts) == 1 and self.pool.health(hosts[0]).is_up:
+            return hosts[0]
         living = self.pool.living(hosts)
         due = [name for name in hosts if self.pool.probe_due(name)]
         if not living:
