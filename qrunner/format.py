@@ -13,6 +13,7 @@ whole is skipped wherever it stands. ``qrunner/inject.py`` writes the same forma
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -30,6 +31,7 @@ VERSION = 1
 HEAD_SIZE = 73
 LAST_DUE_NS = 2**63 - 1
 _PROVED = 32
+_PIECE, _HASHED_AT_ONCE = 2047, 1 << 14
 _LONGEST_JSON = 99_999_999
 _ANSWERS = frozenset({"delivered", "failed", "deferred", "ambiguous", "attempt", "expired", "rewrite"})
 _HEAD = re.compile(rb"qrunner ([0-9]{1,4}) ([0-9]{8}) ([0-9]{12}) ([0-9a-f]{40})\n\Z")
@@ -139,6 +141,24 @@ class Sealed:
         return (self.head, self.message, self.tail) if self.tail else (self.head, self.message)
 
 
+class Nonces:
+    """Texts that nobody else has: of this process by what it drew when it began, and each by its number. To draw anew
+    each time would be a system call, after which a thread has to get back in line."""
+
+    def __init__(self) -> None:
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._drawn, self._numbers = os.urandom(8).hex(), itertools.count()
+
+    def next(self) -> str:
+        return f"{self._drawn}{next(self._numbers):x}"
+
+
+_nonces = Nonces()
+
+
 def seal(
     draft: Draft, arrival_ns: int, nonce: str | None = None, records: Iterable[Mapping[str, Any]] = ()
 ) -> Sealed:
@@ -148,7 +168,7 @@ def seal(
     :raises TypeError, ValueError: the envelope, the metadata or a record can't be written down.
     """
     fields = _fields(draft.envelope, draft.meta)
-    fields = {"nonce": nonce or os.urandom(8).hex(), "arrival": draft.arrival_ns or arrival_ns, **fields}
+    fields = {"nonce": nonce or _nonces.next(), "arrival": draft.arrival_ns or arrival_ns, **fields}
     if draft.parents:
         fields["parents"] = list(draft.parents)
     digest, head = _head(fields, draft.message)
@@ -203,7 +223,12 @@ def _head(fields: Mapping[str, Any], message: bytes) -> tuple[str, bytes]:
         raise ValueError(f"envelope and metadata are too long: {len(line)} bytes of {_LONGEST_JSON}")
     proved = b"qrunner %d %08d %012d " % (VERSION, len(line), len(message))
     digest = sha1(proved + line, usedforsecurity=False)
-    digest.update(message)
+    if len(message) <= _HASHED_AT_ONCE:
+        # Of larger pieces hashlib lets other threads go on meanwhile, and to get back in line takes longer than the hash.
+        for start in range(0, len(message), _PIECE):
+            digest.update(message[start : start + _PIECE])
+    else:
+        digest.update(message)
     return digest.hexdigest(), proved + digest.hexdigest().encode() + b"\n" + line
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from hashlib import sha1
 
 import pytest
@@ -30,6 +32,7 @@ from qrunner.format import (
     sorted_out,
 )
 from qrunner.message import Draft, Entry, Envelope, Recipient
+from tests.sites import ROOT
 
 # Any str that a file can hold: what came as bytes that are no UTF-8 are single surrogates in it.
 addresses = st.text() | st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape"))
@@ -415,3 +418,21 @@ def test_a_glance_sees_what_is_in_the_file(
 def test_a_glance_at_what_is_no_envelope_says_so(line: bytes) -> None:
     with pytest.raises(CorruptEntry):
         glance_at("in", "a" * 40, 7, line, 0, "a" * 40, b"")
+
+
+def test_nonces_are_nobody_elses_whichever_thread_or_fork_asks() -> None:
+    program = """if True:
+        import os
+        from concurrent.futures import ThreadPoolExecutor
+        from qrunner.format import Nonces
+        nonces = Nonces()
+        with ThreadPoolExecutor(8) as threads:
+            print(*threads.map(lambda _: nonces.next(), range(2_000)), flush=True)
+        os.fork()
+        print(nonces.next(), Nonces().next(), flush=True)
+        """
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = run.stdout.split()
+    assert len(found) == len(set(found)) == 2_004

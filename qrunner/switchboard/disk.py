@@ -25,6 +25,7 @@ _NOREPLACE = 1
 _AT_FDCWD = -100
 # So many syncs in flight at a time: what comes while the file system commits shares its next commit.
 _IN_FLIGHT = 16
+_SMALL = 1 << 16
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -45,10 +46,27 @@ def rename_new(source: str, target: str) -> None:
 
 def write_all(fd: int, parts: Sequence[bytes]) -> None:
     """Writes everything. :raises OSError: it could not; a part may have been written."""
-    for part in parts:
+    # A copy of what is small costs less than a call.
+    for part in [b"".join(parts)] if sum(map(len, parts)) <= _SMALL else parts:
         view = memoryview(part)
         while view:
             view = view[os.write(fd, view) :]
+
+
+class opened:
+    """A directory's descriptor, for a ``with``. As a class: each enqueue has one."""
+
+    __slots__ = ("_fd", "_path")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> int:
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self._fd
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._fd)
 
 
 @dataclass(eq=False, slots=True)
@@ -63,17 +81,17 @@ class Staged:
 
     def link(self) -> None:
         """Gives it its name, never over another."""
-        target = f"{self.directory}/{self.name}"
+        with opened(self.directory) as directory:
+            self.link_in(directory)
+
+    def link_in(self, directory: int) -> None:
+        """``link`` in its directory, which is open."""
         if self.temporary is not None:
-            rename_new(self.temporary, target)
+            rename_new(self.temporary, f"{self.directory}/{self.name}")
             self.temporary = None
         else:
             # With a directory descriptor this is linkat(AT_SYMLINK_FOLLOW), which follows the magic link.
-            directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.link(f"/proc/self/fd/{self.fd}", self.name, dst_dir_fd=directory, follow_symlinks=True)
-            finally:
-                os.close(directory)
+            os.link(f"/proc/self/fd/{self.fd}", self.name, dst_dir_fd=directory, follow_symlinks=True)
         self.linked = True
 
     def withdraw(self) -> bool:
@@ -148,15 +166,15 @@ class Disk:
         if self.durable:
             os.fsync(fd)
 
-    def sync_directory(self, directory: str) -> None:
-        """The directory's names are on stable storage."""
+    def sync_directory(self, directory: str, fd: int | None = None) -> None:
+        """The directory's names are on stable storage. ``fd``: it is open already."""
         if not self.durable:
             return
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        if fd is not None:
             os.fsync(fd)
-        finally:
-            os.close(fd)
+            return
+        with opened(directory) as fd:
+            os.fsync(fd)
 
     def sync_files(self, fds: Sequence[int]) -> None:
         """``sync_file`` of several, in flight together: the file system makes one commit of them, not one each.
@@ -189,10 +207,13 @@ class Disk:
         :raises OSError: none of these files has its name.
         """
         try:
-            self.sync_files([one.fd for one in staged])
-            for one in staged:
-                one.link()
-            self.sync_directories(list(dict.fromkeys(one.directory for one in staged)))
+            if len(staged) == 1:
+                self._publish_one(staged[0])
+            else:
+                self.sync_files([one.fd for one in staged])
+                for one in staged:
+                    one.link()
+                self.sync_directories(list(dict.fromkeys(one.directory for one in staged)))
         except BaseException as error:
             is_taken = self._taken(staged)
             if not (is_taken and isinstance(error, OSError)):
@@ -200,6 +221,12 @@ class Disk:
         finally:
             for one in staged:
                 one.close()
+
+    def _publish_one(self, staged: Staged) -> None:
+        self.sync_file(staged.fd)
+        with opened(staged.directory) as directory:
+            staged.link_in(directory)
+            self.sync_directory(staged.directory, directory)
 
     def _taken(self, staged: Sequence[Staged]) -> bool:
         """Withdraws names; True: runners have all of them in hand already, so that they are accepted after all.

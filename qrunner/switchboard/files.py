@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from qrunner.switchboard.leases import is_live, live_holders, mark_explained, ta
 from qrunner.switchboard.reading import glance_at_path, open_path, read_path
 from qrunner.switchboard.staging import FilesStaging
 from qrunner.switchboard.survey import Survey
+
+# So long it is taken to be whose it was.
+_OWNER_S = 1.0
 
 
 def boot_id() -> str:
@@ -70,6 +74,7 @@ class FilesSpool:
         self.clock, self.node, self.min_free, self.site = clock, node, min_free, site
         self.disk = Disk(durable)
         self.log = log or logging.getLogger("qrunner.queue")
+        self._owner, self._owner_asked_s = -1, 0.0
 
     def prepare(self, queues: Sequence[str]) -> None:
         self.layout.prepare(queues, self.disk)
@@ -115,9 +120,13 @@ class FilesSpool:
 
     def _check_ours(self) -> None:
         """What another user leaves in a queue, root too, its owner could not read."""
-        owner, ours = os.stat(self.layout.root).st_uid, os.geteuid()
-        if owner != ours:
-            raise QueueError(f"{self.layout.root} belongs to uid {owner}, and this is uid {ours}")
+        now_s, ours = time.monotonic(), os.geteuid()
+        if ours == self._owner and now_s < self._owner_asked_s + _OWNER_S:
+            return
+        self._owner = os.stat(self.layout.root).st_uid
+        if self._owner != ours:
+            raise QueueError(f"{self.layout.root} belongs to uid {self._owner}, and this is uid {ours}")
+        self._owner_asked_s = now_s
 
     def _check_space(self) -> None:
         if not self.min_free:

@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from qrunner.format import Nonces
 from qrunner.message import Draft, Envelope
 from qrunner.slices import cut
 from qrunner.switchboard import AREAS, Add, Claim, Hop, Lease, Move, Spool
@@ -36,6 +37,8 @@ class Conservation(RuleBasedStateMachine):
         # Nonces and arrivals, and with them ids and ranges, are the same each time a case is replayed.
         self.dice = patch("os.urandom", random.Random(0).randbytes)
         self.dice.start()
+        self.nonces = patch("qrunner.format._nonces", Nonces())
+        self.nonces.start()
         self.clock = FakeClock(datetime.now(UTC))
         self.alive: set[str] = set()
         self.leases: dict[str, list[Lease]] = {queue: [] for queue in QUEUES}
@@ -147,6 +150,7 @@ class Conservation(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """At last everything can be had: what is in a queue is claimed by the owner of its range."""
+        self.nonces.stop()
         self.dice.stop()
         self.clock.advance(60)
         self.hands.clear()

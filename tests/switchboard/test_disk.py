@@ -35,7 +35,7 @@ def fail_directory_syncs(
 ) -> None:
     """The names are there, their sync fails; by then runners may have taken the entries of some queues."""
 
-    def sync_directory(disk: Disk, directory: str) -> None:
+    def sync_directory(disk: Disk, directory: str, fd: int | None = None) -> None:
         for queue in then_claim_in:
             lease = spool.lease(queue, WHOLE, queue, 0)
             lease.refresh()
