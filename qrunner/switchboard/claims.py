@@ -21,7 +21,7 @@ from typing import Any
 
 from qrunner.clock import Clock
 from qrunner.errors import CorruptEntry
-from qrunner.format import Claimant, Name, Opened, crash_marks, history_line, ready_name, reseal, seal
+from qrunner.format import Claimant, Name, crash_marks, history_line, ready_name, reseal, seal
 from qrunner.message import SETTLED, Entry, noted, still_owed
 from qrunner.switchboard import Claim, Holder, Hop, Move, Recovered, Ref
 from qrunner.switchboard.bell import InotifyBell
@@ -30,14 +30,11 @@ from qrunner.switchboard.hops import Child, Hops, Parent, move
 from qrunner.switchboard.index import DueIndex, key_of, parts_of
 from qrunner.switchboard.layout import Layout
 from qrunner.switchboard.leases import HeldLease, mark_looking
-from qrunner.switchboard.reading import open_path, open_tail
+from qrunner.switchboard.reading import open_path
 from qrunner.switchboard.recovery import Recovery
 
 # What becomes of it is written down next, in the same file.
 _FOLLOWED = frozenset({"sending"})
-# So many files stay open from their claim on, for what is noted of them. Who has more in hand, as a batch may, has
-# few to note.
-_KEPT_OPEN = 64
 
 
 class FilesLease:
@@ -143,7 +140,7 @@ class FilesLease:
             if not self._take(ref, path):
                 del self._in_hand[path]
                 return None
-            opened = self._opened(path, name)
+            opened = open_path(path, self.queue, name)
         except CorruptEntry as error:
             self._recovery.set_aside(path, str(error))
             del self._in_hand[path]
@@ -155,23 +152,6 @@ class FilesLease:
         claim = Claim(opened.entry, path, suspect)
         self._in_hand[path] = claim
         return claim
-
-    def _opened(self, path: str, name: Name) -> Opened:
-        """The entry. Its file stays open, for what is noted of it."""
-        tail = None
-        if len(self._tails) < _KEPT_OPEN:
-            # What may only be read is an entry as well; what is none, the other way to open it says why.
-            with contextlib.suppress(OSError):
-                tail = Tail(path)
-        if tail is None:
-            return open_path(path, self.queue, name)
-        try:
-            opened = open_tail(tail, self.queue, name)
-        except BaseException:
-            tail.close()
-            raise
-        self._tails[path] = tail
-        return opened
 
     def _take(self, ref: Ref, path: str) -> bool:
         for source in (ref.token, f"{self._layout.queue(self.queue)}/{ready_name(ref.due_ns, ref.id)}"):
@@ -318,7 +298,6 @@ class FilesLease:
         }
         sealed = reseal(self._content(one), self._rewritten(one), hop)
         temporary = self._disk.write_hidden(os.path.dirname(claim.token), sealed.parts)
-        self._close_tail(claim)
         try:
             os.rename(temporary, claim.token)
         except OSError:
@@ -362,8 +341,6 @@ class FilesLease:
             else:
                 records = tuple({"t": now, **record} for record in one.records)
                 parents.append(Parent(one.claim.token, id, one.queue, one.area, one.due_ns, records))
-        for claim in claims:
-            self._close_tail(claim)
         intent = self._hops.commit(self._txn(claims[0].entry.id), children, parents)
         self._finish(lambda: self._hops.roll_forward(intent), *claims)
         return ids

@@ -25,7 +25,6 @@ _NOREPLACE = 1
 _AT_FDCWD = -100
 # So many syncs in flight at a time: what comes while the file system commits shares its next commit.
 _IN_FLIGHT = 16
-_SMALL = 1 << 16
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,8 +45,7 @@ def rename_new(source: str, target: str) -> None:
 
 def write_all(fd: int, parts: Sequence[bytes]) -> None:
     """Writes everything. :raises OSError: it could not; a part may have been written."""
-    # A copy of what is small costs less than a call.
-    for part in [b"".join(parts)] if sum(map(len, parts)) <= _SMALL else parts:
+    for part in parts:
         view = memoryview(part)
         while view:
             view = view[os.write(fd, view) :]
@@ -268,33 +266,33 @@ class Tail:
     :raises OSError: there is no such file, or it can't be opened.
     """
 
-    __slots__ = ("_left_at", "fd")
+    __slots__ = ("_fd", "_left_at")
 
     def __init__(self, path: str) -> None:
-        self.fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         # As long as the file was when our own last line was its end.
         self._left_at = 0
 
     def add(self, lines: bytes, *, disk: Disk | None = None, once: bool = False) -> int:
         """As ``append``."""
-        size = os.fstat(self.fd).st_size
+        size = os.fstat(self._fd).st_size
         try:
-            if not (once and os.pread(self.fd, len(lines), max(0, size - len(lines))) == lines):
-                if size != self._left_at and os.pread(self.fd, 1, size - 1) != b"\n":
+            if not (once and os.pread(self._fd, len(lines), max(0, size - len(lines))) == lines):
+                if size != self._left_at and os.pread(self._fd, 1, size - 1) != b"\n":
                     lines = b"\n" + lines
-                write_all(self.fd, [lines])
+                write_all(self._fd, [lines])
                 self._left_at = size + len(lines)
             if disk is not None:
-                disk.sync_file(self.fd)
+                disk.sync_file(self._fd)
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(self.fd, size)
+                os.ftruncate(self._fd, size)
             raise
         return size
 
     def close(self) -> None:
         """Lets go of it."""
-        os.close(self.fd)
+        os.close(self._fd)
 
 
 def append(path: str, lines: bytes, *, disk: Disk | None = None, once: bool = False) -> int:

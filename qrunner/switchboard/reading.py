@@ -9,7 +9,6 @@ import stat
 from qrunner.errors import CorruptEntry
 from qrunner.format import HEAD_SIZE, Name, Opened, glance_at, lengths, open_file, open_parts
 from qrunner.message import Glance
-from qrunner.switchboard.disk import Tail
 
 LONGEST_TAIL = 256 << 20
 # A FIFO blocks an open, a link leads elsewhere: neither is an entry.
@@ -76,23 +75,14 @@ def open_path(path: str, queue: str, name: Name) -> Opened:
     """The entry in a file. :raises CorruptEntry: there is none in it."""
     fd = _opened(path)
     try:
-        return _entry(fd, queue, name)
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode):
+            raise CorruptEntry("it is not a regular file")
+        if about.st_size > _PIECE:
+            return _in_parts(fd, about.st_size, queue, name)
+        return open_file(queue, name, _read(fd, about.st_size))
     finally:
         os.close(fd)
-
-
-def open_tail(tail: Tail, queue: str, name: Name) -> Opened:
-    """``open_path`` of a file that is open for its history to go on. :raises CorruptEntry: there is no entry in it."""
-    return _entry(tail.fd, queue, name)
-
-
-def _entry(fd: int, queue: str, name: Name) -> Opened:
-    about = os.fstat(fd)
-    if not stat.S_ISREG(about.st_mode):
-        raise CorruptEntry("it is not a regular file")
-    if about.st_size > _PIECE:
-        return _in_parts(fd, about.st_size, queue, name)
-    return open_file(queue, name, _read(fd, about.st_size))
 
 
 def _in_parts(fd: int, size: int, queue: str, name: Name) -> Opened:
