@@ -38,7 +38,8 @@ def tracked() -> list[Path]:
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    kept = {name for name in os.environ if not name.startswith("MAKE") and name != "PYTHON"}
+    environment = {name: os.environ[name] for name in kept}
     command = ["make", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
 
@@ -106,6 +107,16 @@ def test_a_python_that_is_missing_or_cannot_build_is_named_with_the_remedy(tmp_p
         assert said in run.stderr
         assert "make PYTHON=" in run.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_the_systems_python_builds_the_environment_where_it_can_and_a_named_one_overrules_it() -> None:
+    modern = "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))"
+    system = Path("/usr/bin/python3")
+    can = system.exists() and subprocess.run([system, "-c", modern], capture_output=True).returncode == 0
+    taken = make("--dry-run", "--always-make", "setup").stdout
+    assert (f".ci/build-venv '{system}' .venv" in taken) == can
+    named = make("--dry-run", "--always-make", "setup", "PYTHON=/opt/python3.14").stdout
+    assert ".ci/build-venv '/opt/python3.14' .venv" in named
 
 
 def name_interpreter(path: Path) -> str:

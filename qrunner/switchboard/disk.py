@@ -166,13 +166,11 @@ class Disk:
 
     def sync_directory(self, directory: str, fd: int | None = None) -> None:
         """The directory's names are on stable storage. ``fd``: it is open already."""
-        if not self.durable:
-            return
         if fd is not None:
-            os.fsync(fd)
-            return
-        with opened(directory) as fd:
-            os.fsync(fd)
+            self.sync_file(fd)
+        elif self.durable:
+            with opened(directory) as fd:
+                os.fsync(fd)
 
     def sync_files(self, fds: Sequence[int]) -> None:
         """``sync_file`` of several, in flight together: the file system makes one commit of them, not one each.
